@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from visionkit import cli
+from visionkit.config import groups
+from visionkit.errors import DataError
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Replace what the tools call by a recorder, whose `answer` is called with the configuration."""
+    module = types.ModuleType("recorded_runs")
+    module.seen, module.answer = [], lambda cfg: None
+
+    def run(cfg):
+        module.seen.append(cfg)
+        return module.answer(cfg)
+
+    module.run = run
+    monkeypatch.setitem(sys.modules, "recorded_runs", module)
+    monkeypatch.setattr(cli, "TOOLS", {name: ("recorded_runs", "run", what[2]) for name, what in cli.TOOLS.items()})
+    return module
+
+
+def test_train_composes_and_calls(runs):
+    assert cli.main(["train", "task=classify", "engine.epochs=2"]) == 0
+    (cfg,) = runs.seen
+    assert (cfg.task, cfg.engine.epochs, list(cfg.heads)) == ("classify", 2, ["classification"])
+
+
+def test_the_run_decides_the_exit_code(runs):
+    runs.answer = lambda cfg: 1
+    assert cli.main(["train"]) == 1
+
+
+def test_faults_end_with_2_before_anything_is_called(runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "task=detct", "engine.epoch=3"]) == 2
+    assert runs.seen == []
+    assert list(tmp_path.iterdir()) == []
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        "task=detct: there is no such task (did you mean 'detect'?); known: classify, detect",
+        "engine.epoch: there is no such key (did you mean 'engine.epochs'?)",
+    ]
+
+
+def raising(error):
+    def answer(cfg):
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("a.jpg: empty file; remove it"), 2, "a.jpg: empty file; remove it"),
+        (RuntimeError("out of memory\nmany\nlines"), 1,
+         "RuntimeError: out of memory (debug.traceback=true shows where)"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)  # fmt: skip
+def test_errors_become_one_line_and_a_code(runs, capsys, error, code, line):
+    runs.answer = raising(error)
+    assert cli.main(["train"]) == code
+    assert capsys.readouterr().err.splitlines() == [line]
+
+
+def test_traceback_on_demand(runs, capsys):
+    runs.answer = raising(RuntimeError("deep down"))
+    assert cli.main(["train", "debug.traceback=true"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", cli.TOOLS)
+def test_help_names_keys_and_choices(tool, capsys):
+    assert cli.main([tool, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{tool}: ")
+    for choice in {"train": groups()["backbone"], "predict": ["source="]}.get(tool, groups()["data"]):
+        assert choice in shown
+
+
+def test_help_version_and_a_wrong_tool(capsys):
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    assert "check_data" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+    assert cli.main(["trian"]) == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", cli.TOOLS)
+def test_scripts_are_thin(tool):
+    text = (TOOLS / f"{tool}.py").read_text()
+    assert len(text.splitlines()) <= 40
+    assert f'run_tool("{tool}", sys.argv[1:])' in text
+
+
+def test_multirun_runs_every_combination(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["visionkit"])
+    typed = ["seed=1,2", "optim.lr=0.1,0.2", "data=coco", "data.root=/a=b", "head.detection.bins=8"]
+    assert cli.main(["train", "--multirun", *typed]) == 0
+    assert [(cfg.seed, cfg.optim.lr) for cfg in runs.seen] == [(1, 0.1), (1, 0.2), (2, 0.1), (2, 0.2)]
+    assert all(cfg.data.root == "/a=b" and cfg.head.detection.bins == 8 for cfg in runs.seen)
+
+
+def test_multirun_checks_every_value_first(runs, capsys):
+    assert cli.main(["train", "--multirun", "engine.epochs=1,2,none", "+modle.x=1"]) == 2
+    assert runs.seen == []
+    assert capsys.readouterr().err.splitlines() == [
+        "modle: there is no such key (did you mean 'model'?)",
+        "engine.epochs=none: a whole number is wanted",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- check_data
+def make_folder(root: Path) -> None:
+    cv2, np = pytest.importorskip("cv2"), pytest.importorskip("numpy")
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            assert cv2.imwrite(str(root / split / name / "1.png"), np.zeros((8, 8, 3), "uint8"))
+
+
+def test_check_data_looks_at_every_split(tmp_path, capsys):
+    make_folder(tmp_path)
+    assert cli.main(["check_data", "data=folder", f"data.root={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert "== train" in shown
+    assert "== val" in shown
+    (tmp_path / "val" / "dog" / "2.png").write_bytes(b"")
+    assert cli.main(["check_data", "data=folder", f"data.root={tmp_path}"]) == 2
+    assert "2.png" in capsys.readouterr().out
+
+
+def test_check_data_writes_one_split_as_coco(tmp_path, capsys):
+    make_folder(tmp_path)
+    typed = ["check_data", "data=folder", f"data.root={tmp_path}", f"fix={tmp_path}/out.json"]
+    assert cli.main(typed) == 2
+    assert "choose it with data.split (train, val)" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+    assert cli.main([*typed, "data.split=val"]) == 0
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert len(written["images"]) == 2

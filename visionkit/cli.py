@@ -1,0 +1,144 @@
+"""The command line: `visionkit train task=detect`, and the same tools as scripts in `tools/`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from visionkit.errors import ConfigError, UserError, did_you_mean, listed
+
+TOOLS = {
+    "train": ("visionkit.engine.run", "train_run", "train a model"),
+    "evaluate": ("visionkit.engine.run", "evaluate_run", "score a checkpoint"),
+    "predict": ("visionkit.predictor", "predict_run", "draw and save a checkpoint's predictions"),
+    "check_data": ("visionkit.cli", "check_data_run", "look for faults in a data set"),
+}
+"""Each tool's function, which takes the composed configuration and returns an exit code or None, and what it does."""
+
+_USUAL = {
+    "train": (
+        "task=detect|classify", "data=NAME data.root=DIR", "backbone=NAME", "weights=none|NAME|FILE", "image_size=640",
+        "run_dir=DIR", "resume=none|auto|DIR", "device=auto|cpu|cuda:0|mps", "seed=0", "engine.epochs=N",
+        "engine.max_steps=N", "data.batch_size=N", "data.workers=N|auto", "optim.lr=X", "debug=tiny",
+    ),
+    "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR"),
+    "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "score=0.3", "batch_size=16", "device=auto"),
+    "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "fix=OUT.json", "task=detect"),
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `visionkit TOOL key=value …`; return 2 for a fault in what was given, 1 for a failed run."""
+    tool, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if tool in ("--help", "-h", "help"):
+        print(
+            "\n".join(
+                ["usage: visionkit TOOL key=value …", *(f"  {name:<11} {what[2]}" for name, what in TOOLS.items())]
+            )
+        )
+        return 0
+    if tool == "--version":
+        print(importlib.import_module("visionkit").__version__)
+        return 0
+    if tool not in TOOLS:
+        print(
+            f"visionkit {tool}: there is no such tool{did_you_mean(tool, TOOLS)}; {listed(list(TOOLS))}",
+            file=sys.stderr,
+        )
+        return 2
+    return run_tool(tool, rest)
+
+
+def run_tool(tool: str, arguments: Sequence[str]) -> int:
+    """Compose, check and run; errors become lines on stderr and an exit code."""
+    show = any(text.lstrip("+").lower() == "debug.traceback=true" for text in arguments)
+    try:
+        if "--help" in arguments or "-h" in arguments:
+            print(usage(tool))
+            return 0
+        if "--multirun" in arguments or "-m" in arguments:
+            return _multirun(tool, [text for text in arguments if text not in ("--multirun", "-m")])
+        config = importlib.import_module("visionkit.config")
+        return _call(tool, config.compose(tool, arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except UserError as error:
+        if show:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        if show:
+            traceback.print_exc()
+            return 1
+        reason = str(error).strip().splitlines() or [""]
+        print(f"{type(error).__name__}: {reason[0]} (debug.traceback=true shows where)", file=sys.stderr)
+        return 1
+
+
+def usage(tool: str) -> str:
+    """Return the help of a tool: its usual keys, and the groups with their choices."""
+    config = importlib.import_module("visionkit.config")
+    chosen = importlib.import_module("visionkit.overrides").CHOSEN_IN[tool]
+    lines = [f"{tool}: {TOOLS[tool][2]}", f"usage: python tools/{tool}.py key=value …", "", "usual keys"]
+    lines += [f"  {text}" for text in _USUAL[tool]]
+    groups = {name: names for name, names in config.groups().items() if names and (chosen is None or name in chosen)}
+    if groups:
+        lines += ["", "groups, as group=name"] + [f"  {name:<11} {' '.join(names)}" for name, names in groups.items()]
+    if tool == "train":
+        lines += ["", "a head's arguments are head.<name>.<argument>, the reader's are data.reader.<argument>;"]
+        lines += ["every key is explained in visionkit/config_schema.py"]
+        lines += ["--multirun runs all combinations of values given as key=a,b"]
+    return "\n".join(lines)
+
+
+def check_data_run(cfg: Any) -> int:
+    """Check the split `data.split`, or all that `data.splits` names; return 2 if one has faults."""
+    from visionkit.build import build_reader
+    from visionkit.data.check import check_data
+
+    every = dict.fromkeys(name for name in cfg.data.splits.values() if name)
+    names = [cfg.data.split] if cfg.data.split else list(every)
+    if cfg.fix is not None and len(names) != 1:
+        raise ConfigError(f"fix={cfg.fix}: one split is written; choose it with data.split ({listed(names)})")
+    code = 0
+    for name in names:
+        print(f"== {name}")
+        reader = build_reader({**cfg.data, "on_error": "skip"}, name)
+        code = max(code, check_data(reader, None if cfg.fix is None else Path(cfg.fix)))
+    return code
+
+
+def _call(tool: str, cfg: Any) -> int:
+    module, function, _ = TOOLS[tool]
+    return int(getattr(importlib.import_module(module), function)(cfg) or 0)
+
+
+def _multirun(tool: str, arguments: Sequence[str]) -> int:
+    """Hand a sweep over to Hydra, after every single value has been checked; return the worst exit code."""
+    import hydra
+
+    from visionkit.config import checked, compose, configs_folder, groups
+    from visionkit.overrides import for_sweep, single_runs
+
+    if tool != "train":
+        raise ConfigError(f"--multirun is for train, not for {tool}")
+    faults: list[str] = []
+    for overrides in single_runs(arguments):
+        try:
+            compose(tool, overrides)
+        except ConfigError as error:
+            faults += str(error).splitlines()
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    codes = [0]
+    sys.argv = [tool, "--multirun", *for_sweep(arguments, groups())]
+    hydra.main(config_path=str(configs_folder()), config_name=tool, version_base="1.3")(
+        lambda cfg: codes.append(_call(tool, checked(tool, cfg)))
+    )()
+    return max(codes)

@@ -1,0 +1,325 @@
+"""From what was typed to one checked configuration: every fault is found, and said in a line, before anything is built.
+
+    cfg = compose("train", ["task=detect", "engine.epochs=3"])
+
+Hydra composes the groups of `configs/`. Around it stand the fences: each override is read here first, so that all wrong
+ones are reported and not the first alone; what was composed is filled into the schema key by key (`config_checks`),
+since Hydra takes `+modle.x=1`; and each `_target_` must exist and have the arguments given (`targets`).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from visionkit.config_checks import empty, fill, leaves, range_faults, shown
+from visionkit.config_schema import SCHEMAS, DataConfig
+from visionkit.errors import ConfigError, did_you_mean, listed
+from visionkit.overrides import read_overrides
+from visionkit.targets import build, check_fence, locate, parameters, target_faults
+
+__all__ = [
+    "build",
+    "checked",
+    "compose",
+    "configs_folder",
+    "evaluation_data",
+    "groups",
+    "reader_arguments",
+]
+
+READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations")
+"""The keys of `data` that a reader is given when its constructor takes them."""
+_UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}}
+_FORMATS = "data=coco, data=voc or data=folder"
+
+
+def _height_width(size: Any) -> list[Any]:
+    return list(size) if OmegaConf.is_list(size) else [size, size]
+
+
+def _backbone_weights(weights: Any) -> Any:
+    """Return what a backbone takes: a name, a file, or None; no weights are shipped that `auto` could mean."""
+    path = weights.get("path") if OmegaConf.is_dict(weights) else weights
+    return None if path in ("none", "auto") else path
+
+
+def _from_weights(weights: Any, key: str, default: Any) -> Any:
+    """Return what {path, mean, std} says under `key`, one number for all channels or one each, else the default."""
+    value = weights.get(key, default) if OmegaConf.is_dict(weights) else default
+    return [value] * len(default) if isinstance(value, int | float) else value
+
+
+# Used in configs/: ${height_width:${image_size}}
+OmegaConf.register_new_resolver("height_width", _height_width, replace=True)
+OmegaConf.register_new_resolver("backbone_weights", _backbone_weights, replace=True)
+OmegaConf.register_new_resolver("from_weights", _from_weights, replace=True)
+
+
+def configs_folder() -> Path:
+    """Return the folder of the configuration groups: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"{package}: the folder configs is missing; install visionkit again (pip install -e .)")
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the choices of each configuration group, from the files in `configs/`."""
+    folders = sorted(folder for folder in configs_folder().iterdir() if folder.is_dir())
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose and check the configuration of a tool, interpolations resolved.
+
+    Args:
+        tool: train, evaluate, predict or check_data.
+        overrides: as typed, such as "task=detect" or "data.root=/my data"; paths need no quotes.
+
+    Raises:
+        ConfigError: one line for each fault.
+    """
+    choices, values, faults = read_overrides(tool, overrides, groups())
+    plain = _composed(tool, choices, values, faults)
+    cfg, more = _filled(tool, plain)
+    faults += more + (_misplaced_heads(values, cfg.heads) if tool == "train" else [])
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return cfg
+
+
+def checked(tool: str, cfg: DictConfig) -> DictConfig:
+    """Check a configuration that Hydra has composed, and return it filled into the schema.
+
+    Raises:
+        ConfigError: one line for each fault.
+    """
+    filled, faults = _filled(tool, _plain(cfg))
+    if faults:
+        raise ConfigError("\n".join(dict.fromkeys(faults)))
+    return filled
+
+
+def evaluation_data(trained: Mapping[str, Any], given: Mapping[str, Any], *, allow: Sequence[str] = ()) -> DictConfig:
+    """Return the data configuration of an evaluation: `given` whole if it names a reader, else laid over `trained`.
+
+    Args:
+        trained: the `data` of a checkpoint's configuration, whose reader must pass the fence if it is used.
+        given: what the user gave.
+        allow: see `build`.
+
+    Raises:
+        ConfigError: one line for each key of `given` that the reader does not take.
+        CheckpointError: the checkpoint names a reader outside the fence.
+    """
+    data = OmegaConf.create(dict(given))
+    if "_target_" not in given.get("reader", {}):
+        own = OmegaConf.create(dict(trained))
+        check_fence(own, allow)
+        data = OmegaConf.merge(own, data)
+    assert isinstance(data, DictConfig)
+    plain = _plain(data)
+    faults = range_faults({"data": plain}) + _reader_faults(plain) + target_faults(plain, "data")
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return data
+
+
+def reader_arguments(data: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """Return what to add to `data.reader` to open one split: build(data.reader)(**reader_arguments(data, "val")).
+
+    split: a role (train, val, test), or one of the source's own lists.
+
+    Raises:
+        ConfigError: the role has no list.
+    """
+    plain = _plain(OmegaConf.create(dict(data)))
+    own = plain["splits"].get(split, split)
+    if own is None:
+        raise ConfigError(f"data.splits.{split}=null: the data set has no such list; name one of its own lists")
+    taken = parameters(locate(plain["reader"]["_target_"]))
+    arguments = {key: plain[key] for key in READER_KEYS if key in taken}
+    if "annotations" in arguments:
+        arguments["annotations"] = plain["annotations"].get(own)
+    counts = plain["reader"].get("count")
+    if isinstance(counts, Mapping):
+        if own not in counts:
+            raise ConfigError(f"data.reader.count: nothing for the split '{own}'; it has {listed(list(counts))}")
+        arguments["count"] = counts[own]
+    return {"split": own, **arguments}
+
+
+# ---------------------------------------------------------------------------------------------------------- composing
+def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Return a tool's configuration as plain containers; data are composed as training composes them.
+
+    Values that cannot be put in are left out and noted in `faults`.
+    """
+    if tool == "train":
+        return _laid(_from_files(tool, tuple(choices.items())), values, faults)
+    about_data = {key: value for key, value in values.items() if key.startswith("data.") or key == "image_size"}
+    own = {key: value for key, value in values.items() if key not in about_data or tool != "check_data"}
+    plain = _laid(_from_files(tool, ()), own, faults)
+    if tool == "check_data":
+        trained = _laid(_from_files("train", tuple(choices.items())), about_data, faults)
+        plain |= {"task": choices.get("task", "detect"), "image_size": trained["image_size"], "data": trained["data"]}
+    elif "data" in choices:
+        chosen = {"task": _task_of(plain.get("checkpoint")), **choices}
+        plain["data"] = _laid(_from_files("train", tuple(chosen.items())), about_data, faults)["data"]
+    return plain
+
+
+@functools.cache
+def _from_files(name: str, choices: tuple[tuple[str, str], ...]) -> DictConfig:
+    """Let Hydra compose configs/<name>.yaml with a choice for some groups; not to be changed by the caller."""
+    typed = [f"{group}={choice}" for group, choice in choices]
+    try:
+        with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
+            return hydra.compose(name, typed)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ConfigError(f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})") from error
+
+
+def _laid(base: DictConfig, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Return `base` with `values` put in as Hydra does for `++key=value`, and every interpolation resolved."""
+    cfg = copy.deepcopy(base)
+    for key, value in values.items():
+        try:
+            if "${" in str(value):
+                alone = copy.deepcopy(base)
+                _put(alone, key, value)
+                _plain(alone)
+            _put(cfg, key, value)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            faults.append(f"{key}={shown(value)}: this does not fit the configuration ({reason})")
+    try:
+        return _plain(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError("\n".join([*faults, f"a value cannot be resolved: {str(error).splitlines()[0]}"])) from error
+
+
+def _put(cfg: DictConfig, key: str, value: Any) -> None:
+    """Set a dotted key; mappings are merged where a mapping stands, and replace anything else."""
+    both = isinstance(value, dict) and OmegaConf.is_dict(OmegaConf.select(cfg, key))
+    OmegaConf.update(cfg, key, value, merge=both, force_add=True)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _task_of(checkpoint: Any) -> str:
+    """Return the task that a checkpoint was trained for, which decides what `shapes` draws."""
+    file = Path(str(checkpoint)).expanduser() / "config.yaml"
+    task = OmegaConf.select(OmegaConf.load(file), "task") if file.is_file() else None
+    return task if task in groups()["task"] else "detect"
+
+
+# ----------------------------------------------------------------------------------------------------------- checking
+def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]:
+    """Return the configuration in its schema, and a line for every fault that it has."""
+    cfg = empty(SCHEMAS[tool])
+    given = {key: value for key, value in plain.items() if key != "hydra"}
+    faults = fill(cfg, given)
+    values: Any = OmegaConf.to_container(cfg)
+    if tool == "evaluate" and isinstance(values["data"], Mapping):
+        data = empty(DataConfig)
+        faults += fill(data, values["data"], "data.")
+        cfg.data = values["data"] = _without_missing(OmegaConf.to_container(data))
+    faults += [f"{key}: a value is missing; give {key}=…" for key, value in leaves(given) if value == "???"]
+    faults += range_faults(values)
+    if tool == "train":
+        faults += _head_faults(values)
+        cfg.head = {name: node for name, node in values["head"].items() if name in values["heads"]}
+        values["head"] = cfg.head
+        if values["data"]["splits"]["train"] is None:
+            faults.append("data.splits.train=null: name the list to train on")
+    if "data" in values:
+        faults += _reader_faults(values["data"])
+    faults += target_faults(values, "")
+    if tool == "train" and not faults:
+        faults += _augment_faults(values)
+    return cfg, faults
+
+
+def _without_missing(values: Any) -> dict[str, Any]:
+    parts = {key: _without_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in parts.items() if value != "???" and (value != {} or values[key] == {})}
+
+
+def _head_faults(values: Mapping[str, Any]) -> list[str]:
+    known = [name for name, node in values["head"].items() if isinstance(node, Mapping) and "_target_" in node]
+    if not values["heads"]:
+        return [f"heads=[]: a model needs at least one of {listed(known)}"]
+    return [
+        f"heads={shown(values['heads'])}: there is no head '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
+        for name in values["heads"]
+        if name not in known
+    ]
+
+
+def _misplaced_heads(keys: Iterable[str], heads: Sequence[str]) -> list[str]:
+    """Return a line per typed key `head.<name>.…` whose head the model does not have."""
+    known = groups()["head"]
+    faults = []
+    for key in keys:
+        name = key.split(".")[1] if key.startswith("head.") else ""
+        if name in known and name not in heads:
+            faults.append(f"{key}: the model has no head '{name}' (heads={shown(list(heads))})")
+        elif name and name not in heads:
+            faults.append(f"{key}: there is no head '{name}'{did_you_mean(name, known)}; known: {listed(known)}")
+    return faults
+
+
+def _augment_faults(values: Mapping[str, Any]) -> list[str]:
+    """Return what the augmentations, which are short names and not targets, find wrong with their own arguments."""
+    from visionkit.data.mixes import Mosaic
+    from visionkit.data.transforms import Augment
+
+    augment, canvas = values["augment"], build({"size": values["preprocess"]})["size"].canvas
+    faults = []
+    for part, arguments in (
+        (Mosaic, {"canvas": canvas, **augment["mosaic"]}),
+        (Augment, {"transforms": augment["transforms"]}),
+    ):
+        try:
+            part(**arguments)
+        except ConfigError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _reader_faults(data: Mapping[str, Any]) -> list[str]:
+    """Return a line per key of `data` that was given though the reader does not take it."""
+    try:
+        target = locate(data.get("reader", {})["_target_"])
+    except (ConfigError, KeyError, TypeError):
+        return []
+    taken, name = parameters(target), target.__name__
+    faults = []
+    for key in READER_KEYS:
+        is_given = key != "on_error" and data[key] not in (None, _UNSET.get(key))
+        if key == "root" and is_given and name == "Shapes":
+            faults.append(f"data.root={data[key]}: the format is missing; add {_FORMATS}")
+        elif is_given and key not in taken:
+            faults.append(
+                f"data.{key}={shown(data[key])}: {name} takes no {key}; leave it out, or choose another data="
+            )
+    if "root" in taken and taken["root"].default is inspect.Parameter.empty and data["root"] is None:
+        faults.append("data.root: the folder of the data set is missing; give data.root=DIR")
+    return faults

@@ -1,0 +1,185 @@
+"""Does a value fit its key? Types by the schema, ranges by the tables here; every fault becomes a line of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from visionkit.config_schema import TrainConfig
+from visionkit.errors import did_you_mean, listed
+
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "data.on_error": ("stop", "skip"),
+    "data.cache": ("none", "ram"),
+    "optim.name": ("adamw", "sgd"),
+    "schedule.name": ("cosine", "flat_cosine"),
+    "engine.precision": ("auto", "bf16", "fp16", "fp32"),
+    "engine.channels_last": ("auto", True, False),
+}
+_AT_LEAST: Mapping[str, int] = {
+    "seed": 0,
+    "batch_size": 1,
+    "data.seed": 0,
+    "data.objects": 1,
+    "data.batch_size": 1,
+    "optim.weight_decay": 0,
+    "schedule.warmup_steps": 0,
+    "engine.epochs": 1,
+    "engine.max_steps": 1,
+    "engine.save_steps": 0,
+    "engine.accumulate": 1,
+    "engine.evaluate_every": 1,
+    "engine.log_steps": 1,
+    "engine.max_bad_steps": 0,
+    "engine.ema.warmup": 0,
+    "debug.images": 1,
+}
+_POSITIVE = ("optim.lr", "model.width", "engine.clip_norm")
+_SHARES = (
+    "score",
+    "optim.momentum",
+    "schedule.warmup",
+    "schedule.final",
+    "schedule.flat",
+    "engine.ema.decay",
+    "augment.mosaic.p",
+)
+_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every value that is not a mapping with keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def fill(schema: DictConfig, values: Mapping[str, Any], path: str = "") -> list[str]:
+    """Put `values` into the structured config `schema`, key by key; return one line per key that does not fit."""
+    kinds = get_type_hints(OmegaConf.get_type(schema))
+    faults = []
+    for key, value in values.items():
+        if key not in kinds:
+            faults.append(unknown_key(f"{path}{key}", kinds))
+        elif is_dataclass(kinds[key]) and isinstance(value, Mapping):
+            faults += fill(schema[key], value, f"{path}{key}.")
+        else:
+            try:
+                schema[key] = value
+            except OmegaConfBaseException:
+                faults.append(f"{path}{key}={shown(value)}: {_wanted(kinds[key])} is wanted")
+    return faults
+
+
+def unknown_key(path: str, siblings: Collection[str]) -> str:
+    """Say that `path` is no key, with the closest one: a sibling, or the same name elsewhere in a training config."""
+    parent, _, name = path.rpartition(".")
+    everywhere = [key for key, _ in leaves(OmegaConf.to_container(empty(TrainConfig)))]  # type: ignore[arg-type]
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(everywhere)}
+    if name in elsewhere:
+        return f"{path}: there is no such key (did you mean '{elsewhere[name]}'?)"
+    close = get_close_matches(name, siblings, n=1)
+    if not close:
+        return f"{path}: there is no such key"
+    full = f"{parent}.{close[0]}".lstrip(".")
+    return f"{path}: there is no such key (did you mean '{full}'?)"
+
+
+def empty(schema: type) -> DictConfig:
+    """Return the structured config of a schema, nested ones made too, every value missing."""
+    node = OmegaConf.structured(schema)
+    for key, kind in get_type_hints(schema).items():
+        if is_dataclass(kind):
+            node[key] = empty(kind)
+    return node
+
+
+def range_faults(cfg: Mapping[str, Any]) -> list[str]:
+    """Return one line per value of a plain, rightly typed configuration that is out of its range."""
+    values = {key: value for key, value in leaves(cfg) if value != "???"}
+    faults = []
+    for key, known in _CHOICES.items():
+        if key in values and values[key] not in known:
+            words = [shown(choice) for choice in known]
+            hint = did_you_mean(str(values[key]), words)
+            faults.append(f"{key}={shown(values[key])}: one of {listed(words)} is wanted{hint}")
+    rules: list[tuple[str, Callable[[Any], bool], str]] = [
+        *((key, lambda value, least=least: value >= least, f"{least} or more") for key, least in _AT_LEAST.items()),
+        *((key, lambda value: 0 < value < float("inf"), "a number above 0") for key in _POSITIVE),
+        *((key, lambda value: 0 <= value <= 1, "a share from 0 to 1") for key in _SHARES),
+        ("device", _is_device, "auto, cpu, mps, cuda or cuda:N"),
+        ("data.workers", lambda value: value == "auto" or _is_count(value), "a whole number, 0 or more, or auto"),
+        ("image_size", _is_image_size, "a whole number above 0, or [height, width],"),
+        (
+            "optim.betas",
+            lambda value: len(value) == 2 and all(0 <= b < 1 for b in value),
+            "two numbers from 0 to below 1",
+        ),
+    ]
+    for key, fits, wanted in rules:
+        value = values.get(key)
+        if value is not None and not fits(value):
+            faults.append(f"{key}={shown(value)}: {wanted} is wanted")
+    return faults + _weights_faults(cfg.get("weights")) + _wiring_faults(values)
+
+
+def shown(value: Any) -> str:
+    """Return a value as one would type it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"[{', '.join(shown(item) for item in value)}]" if isinstance(value, list) else str(value)
+
+
+def _wanted(kind: Any) -> str:
+    """Say in words what a type hint takes."""
+    if is_dataclass(kind):
+        return f"a mapping with the keys {listed(list(get_type_hints(kind)))}"
+    if get_origin(kind) in (dict, list):
+        return "a mapping such as {key: value}" if get_origin(kind) is dict else "a list such as [a, b]"
+    if kind in _WANTED:
+        return _WANTED[kind]
+    return " or ".join(_wanted(one) for one in get_args(kind))
+
+
+def _is_device(value: str) -> bool:
+    return re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value) is not None
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_image_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(_is_count(side, 1) for side in sides)
+
+
+def _weights_faults(weights: Any) -> list[str]:
+    if weights is None or isinstance(weights, str):
+        return []
+    if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
+        return [
+            f"weights={shown(weights)}: none, auto, a name, a file, or {{path: FILE, mean: […], std: […]}} is wanted"
+        ]
+    known = ("path", "mean", "std")
+    return [f"weights.{key}: there is no such key{did_you_mean(key, known)}" for key in weights if key not in known]
+
+
+def _wiring_faults(values: Mapping[str, Any]) -> list[str]:
+    faults = []
+    for name, other in (("adamw", "momentum"), ("sgd", "betas")):
+        if values.get("optim.name") == name and values.get(f"optim.{other}") is not None:
+            faults.append(f"optim.{other}: {name} takes no {other}; use optim={'sgd' if name == 'adamw' else 'adamw'}")
+    if values.get("schedule.name") == "cosine" and values.get("schedule.flat") is not None:
+        faults.append("schedule.flat: cosine falls from the start; use schedule=flat_cosine")
+    return faults

@@ -1,0 +1,233 @@
+"""What a configuration may hold: the type of every key that is not an argument of a `_target_`.
+
+The values themselves stand in `configs/` alone; here no key has a default. A part with a `_target_` is a plain mapping
+whose keys are the arguments of its target (`visionkit.targets`); ranges stand in `visionkit.config_checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class ModelConfig:
+    """backbone, neck: a `_target_` and its arguments (neck null: heads read the backbone); width: factor on channels
+    of our own parts.
+    """
+
+    backbone: dict[str, Any]
+    neck: dict[str, Any] | None
+    width: float
+
+
+@dataclass
+class SplitsConfig:
+    """Which of the source's own lists (null: none) plays each role; without val, `best` is `last`."""
+
+    train: str | None
+    val: str | None
+    test: str | None
+
+
+@dataclass
+class DataConfig:
+    """The data set.
+
+    reader: the reader's `_target_` and arguments of its own; the keys root to annotations are handed to it when it
+        takes them, and refused otherwise.
+    root: folder of the data set.
+    classes: names to use, in this order; null: all of the source.
+    ignore_index: value of a mask's pixels without a label, in the source's files.
+    seed: of generated scenes, and of splits by fraction.
+    objects: number of objects in a generated scene; null: many.
+    on_error: stop at a broken file or label, or skip it and say so.
+    annotations: split -> annotation file, where it is not where the format puts it.
+    splits: the source's list of each role; split: the one that evaluate and check_data take, a role or a list.
+    batch_size: images a step and device. workers: loading processes, or auto. cache: decoded images, none or ram.
+    """
+
+    reader: dict[str, Any]
+    root: str | None
+    classes: list[str] | None
+    ignore_index: int | None
+    seed: int
+    objects: int | None
+    on_error: str
+    annotations: dict[str, str]
+    splits: SplitsConfig
+    split: str | None
+    batch_size: int
+    workers: int | str
+    cache: str
+
+
+@dataclass
+class MosaicConfig:
+    """p: share of samples made of four images; until: share of the epochs (1.0) or number of epochs (1) after which
+    none are; scale: range of each image's factor; centre: range of the meeting point as a share of the side.
+    """
+
+    p: float
+    until: int | float | None
+    scale: list[float]
+    centre: list[float]
+
+
+@dataclass
+class AugmentConfig:
+    """transforms: one-key mappings {name: {argument: value}}, applied in order after the mosaic."""
+
+    mosaic: MosaicConfig
+    transforms: list[dict[str, Any]]
+
+
+@dataclass
+class OptimConfig:
+    """name: adamw (takes betas) or sgd (takes momentum); lr: the highest of the run; weight_decay: not on norms and
+    biases.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    betas: list[float] | None
+    momentum: float | None
+
+
+@dataclass
+class ScheduleConfig:
+    """name: cosine or flat_cosine. warmup: share of all steps; warmup_steps wins over it when given. final: the last
+    rate as a share of `optim.lr`. flat: share of all steps at the full rate before flat_cosine falls.
+    """
+
+    name: str
+    warmup: float
+    warmup_steps: int | None
+    final: float
+    flat: float | None
+
+
+@dataclass
+class EmaConfig:
+    """Moving average of the weights: decay per step, reached gradually over `warmup` steps; decay 0: the weights."""
+
+    decay: float
+    warmup: int
+
+
+@dataclass
+class EngineConfig:
+    """The training loop.
+
+    epochs, max_steps: the first limit reached ends the run; max_steps null: none.
+    save_steps: also save every so many steps; 0: each epoch only.
+    accumulate: batches a step. clip_norm: largest norm of the gradient; null: unclipped.
+    precision: auto, bf16, fp16 or fp32. channels_last: auto, true or false.
+    evaluate_every: epochs from one evaluation to the next. log_steps: steps from one logged line to the next.
+    compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
+    max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
+    """
+
+    epochs: int
+    max_steps: int | None
+    save_steps: int
+    accumulate: int
+    clip_norm: float | None
+    precision: str
+    channels_last: bool | str
+    ema: EmaConfig
+    evaluate_every: int
+    log_steps: int
+    compile: bool
+    deterministic: bool
+    max_bad_steps: int
+
+
+@dataclass
+class DebugConfig:
+    """traceback: show where an error came from. images: use the first so many of each split; null: all."""
+
+    traceback: bool
+    images: int | None
+
+
+@dataclass
+class TrainConfig:
+    """The whole of a training run.
+
+    heads: names of `head` that the model has. image_size: side of the canvas in pixels, or [height, width].
+    run_dir: folder of the run; null: the next free `runs/<task>/<name>-NNN`. device: auto, cpu, mps, cuda or cuda:N.
+    resume: none, auto or a run folder. weights: none, auto, a published name, a file, or {path, mean, std}.
+    head: by name, the head's `_target_` and arguments.
+    """
+
+    task: str
+    heads: list[str]
+    image_size: Any
+    run_dir: str | None
+    name: str
+    device: str
+    seed: int
+    resume: str
+    weights: Any
+    model: ModelConfig
+    head: dict[str, Any]
+    preprocess: dict[str, Any]
+    data: DataConfig
+    augment: AugmentConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    engine: EngineConfig
+    debug: DebugConfig
+
+
+@dataclass
+class EvaluateConfig:
+    """checkpoint: a checkpoint or run folder. data: what differs from the checkpoint's own (`evaluation_data`).
+    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run.
+    """
+
+    checkpoint: str
+    run_dir: str | None
+    device: str
+    data: dict[str, Any]
+    debug: DebugConfig
+
+
+@dataclass
+class PredictConfig:
+    """source: a file, folder, pattern or video; out: folder for drawn images and predictions.json; score: the least
+    that is drawn; batch_size: images at a time.
+    """
+
+    checkpoint: str
+    source: str
+    out: str
+    device: str
+    score: float
+    batch_size: int
+    debug: DebugConfig
+
+
+@dataclass
+class CheckDataConfig:
+    """task, image_size: those for which `shapes` draws its scenes; fix: COCO JSON file to write, or null."""
+
+    task: str
+    image_size: Any
+    data: DataConfig
+    fix: str | None
+    debug: DebugConfig
+
+
+SCHEMAS: Mapping[str, type] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "check_data": CheckDataConfig,
+}
+
+PATH_KEYS = ("data.root", "run_dir", "resume", "weights", "checkpoint", "source", "out", "fix")
+"""Keys that hold a path, beside `data.annotations.*`: typed without quotes, `~` means the home folder."""

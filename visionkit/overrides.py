@@ -1,0 +1,125 @@
+"""What was typed, such as "task=detect" or "data.root=/my data", read one by one so that every fault is found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from visionkit.config_checks import shown
+from visionkit.config_schema import PATH_KEYS
+from visionkit.errors import did_you_mean, listed
+
+CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
+    "train": None,
+    "evaluate": ("data",),
+    "predict": (),
+    "check_data": ("task", "data"),
+}
+"""The groups of which a tool takes a choice; None: all."""
+
+
+def read_overrides(
+    tool: str, overrides: Sequence[str], known: Mapping[str, list[str]]
+) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """Return the group choices and the values by key, and a line for each override that is neither.
+
+    known: the choices of each group.
+    """
+    choices: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    faults: list[str] = []
+    parser = OverridesParser.create()
+    for text in overrides:
+        quoted = quote_path(text)
+        try:
+            override = parser.parse_override(quoted)
+        except HydraException:
+            what = "key=value is wanted" if "=" not in text else "this cannot be read; put the value in quotes"
+            faults.append(f"{text}: {what}")
+            continue
+        key = override.key_or_group
+        fault = _form_fault(override, text) or (_choice_fault(tool, override, known) if key in known else None)
+        if fault is not None:
+            faults.append(fault)
+        elif key in known:
+            choices[key] = shown(override.value())
+        else:
+            values[key] = override.value()
+    return choices, values, faults
+
+
+def quote_path(text: str) -> str:
+    """Put the value of an override into quotes when its key holds a path, which Hydra's grammar would take apart."""
+    key, sign, value = text.partition("=")
+    name = key.lstrip("+")
+    if not sign or not (name in PATH_KEYS or name.startswith("data.annotations.")):
+        return text
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    if is_quoted or value in ("", "null", "???") or re.match(r"\{.*\}$|\$\{", value):
+        return text
+    value = str(Path(value).expanduser()) if value.startswith("~") else value
+    return f"{key}='{_escaped(value)}'"
+
+
+def _escaped(value: str) -> str:
+    """Escape quotes as Hydra reads them: backslashes count only in front of a quote."""
+    with_quotes = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", value)
+    return re.sub(r"(\\+)$", lambda match: match[1] * 2, with_quotes)
+
+
+def _form_fault(override: Override, text: str) -> str | None:
+    if override.is_delete():
+        return f"{text}: keys cannot be removed; give {override.key_or_group}=null where null is allowed"
+    if override.is_sweep_override():
+        return f"{text}: several values need --multirun; as one list they are written [a, b]"
+    if override.package is not None:
+        return f"{text}: choose with {override.key_or_group}=NAME, without @"
+    return None
+
+
+def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]]) -> str | None:
+    group, value = override.key_or_group, override.value()
+    allowed = CHOSEN_IN[tool]
+    if allowed is not None and group not in allowed:
+        return f"{group}={shown(value)}: {tool} takes no {group}" + (f"; it takes {listed(allowed)}" if allowed else "")
+    if group == "head":
+        return f"head={shown(value)}: heads are chosen by heads=[{listed(known[group])}]"
+    if isinstance(value, Mapping | list):
+        return (
+            f"{group}={shown(value)}: a name is wanted ({listed(known[group], 20)}); single keys are {group}.KEY=VALUE"
+        )
+    name = shown(value)
+    if name in known[group] or (group == "experiment" and value is None):
+        return None
+    return (
+        f"{group}={name}: there is no such {group}{did_you_mean(name, known[group])}; known: {listed(known[group], 20)}"
+    )
+
+
+def single_runs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return, for a sweep such as ["seed=0,1", "optim.lr=0.1,0.2"], runs in which each single value occurs once."""
+    parser = OverridesParser.create()
+    values: list[list[str]] = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            swept = override.is_sweep_override()
+            values.append(
+                [f"{override.get_key_element()}={one}" for one in override.sweep_string_iterator()] if swept else [text]
+            )
+        except HydraException:
+            values.append([text])
+    longest = max((len(one) for one in values), default=1)
+    return [[one[min(i, len(one) - 1)] for one in values] for i in range(longest)]
+
+
+def for_sweep(overrides: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return overrides as Hydra takes them in a sweep: paths quoted unless they hold a comma, keys free to be new."""
+    texts = [text if "," in text else quote_path(text) for text in overrides]
+    return [text if text.partition("=")[0] in known else f"++{text.lstrip('+')}" for text in texts]
