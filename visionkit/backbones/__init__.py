@@ -1,0 +1,8 @@
+"""Backbones: from normalised images to feature maps."""
+
+from __future__ import annotations
+
+from visionkit.backbones.csp import CSP
+from visionkit.backbones.torchvision import Torchvision
+
+__all__ = ["CSP", "Torchvision"]

@@ -1,0 +1,50 @@
+"""State dicts from files into networks, with errors that say which tensor does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from visionkit.errors import CheckpointError, listed
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict (.safetensors, or a file of torch.save opened without running code), floats as float32."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights={path}: there is no such file; give the path of a state dict, or weights=none")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"weights={path}: not a readable state dict ({type(error).__name__})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"weights={path}: a dict of tensors is wanted; save model.state_dict()")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def load_weights(network: nn.Module, path: str | Path, *, may_miss: tuple[str, ...] = ()) -> None:
+    """Load a state dict file into `network`, every tensor of which must be there and fit.
+
+    Args:
+        network: whose tensors are replaced in place.
+        path: see `read_state_dict`.
+        may_miss: prefixes of names that may lack or not fit (a classifier of other classes).
+
+    Raises:
+        CheckpointError: naming the first tensors that lack, are too many, or have another shape.
+    """
+    own = network.state_dict()
+    given = {name: value for name, value in read_state_dict(path).items() if not name.startswith(may_miss or "\0")}
+    wanted = {name for name in own if not name.startswith(may_miss or "\0") and not name.endswith("num_batches_tracked")}
+    lacking = sorted(wanted - set(given))
+    unknown = sorted(set(given) - set(own))
+    other = [f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in sorted(wanted & set(given))
+             if given[name].shape != own[name].shape]  # fmt: skip
+    faults = {"lacks": lacking, "does not know": unknown, "has another shape": other}
+    said = [f"{what}: {listed(names, 4)}" for what, names in faults.items() if names]
+    if said:
+        raise CheckpointError(f"weights={path} do not fit {type(network).__name__} ({'; '.join(said)})")
+    network.load_state_dict({**own, **given})

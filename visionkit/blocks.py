@@ -1,0 +1,74 @@
+"""The convolutional building blocks that our own backbone, necks and heads share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, BatchNorm, SiLU; padded so that stride 1 keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(out_channels, eps=1e-3),
+            nn.SiLU(inplace=True),
+        )
+
+
+class Bottleneck(nn.Module):
+    """Two 3x3 convolutions around which the input is added."""
+
+    def __init__(self, channels: int, *, residual: bool = True) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(ConvNorm(channels, channels, 3), ConvNorm(channels, channels, 3))
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
+        return x + self.convs(x) if self.residual else self.convs(x)
+
+
+class CSPBlock(nn.Module):
+    """Cross-stage partial block: half of the channels run through `depth` bottlenecks, every stage is kept and merged.
+
+    After CSPNet (Wang et al. 2020) and ELAN (Wang et al. 2022).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int = 1, *, residual: bool = True) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.enter = ConvNorm(in_channels, 2 * half)
+        self.stages = nn.ModuleList(Bottleneck(half, residual=residual) for _ in range(depth))
+        self.leave = ConvNorm((2 + depth) * half, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        parts = list(self.enter(x).chunk(2, 1))
+        for stage in self.stages:
+            parts.append(stage(parts[-1]))
+        return self.leave(torch.cat(parts, 1))
+
+
+class PyramidPooling(nn.Module):
+    """Three chained 5x5 max poolings, seeing 5, 9 and 13 cells wide (SPPF, after He et al. 2015)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.enter = ConvNorm(channels, half)
+        self.pool = nn.MaxPool2d(5, 1, 2)
+        self.leave = ConvNorm(4 * half, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> the same shape."""
+        parts = [self.enter(x)]
+        for _ in range(3):
+            parts.append(self.pool(parts[-1]))
+        return self.leave(torch.cat(parts, 1))
+
+
+def rounded(channels: float, multiple: int = 8) -> int:
+    """The nearest multiple of `multiple`, at least one."""
+    return max(multiple, int(channels / multiple + 0.5) * multiple)

@@ -1,0 +1,81 @@
+"""Classification: what is it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from visionkit.errors import ConfigError
+from visionkit.structures import Classification, Decoded, Features, FeatureSpec, Geometry, Targets
+
+
+class LinearClassification(nn.Module):
+    """Mean over the image, dropout, one linear layer.
+
+    Args:
+        in_specs: the specs of at least `levels`.
+        classes: names of the classes.
+        levels: the one feature level that it reads.
+        dropout: share of the pooled features set to 0 in training.
+        label_smoothing: share of the target given to all classes alike (Szegedy et al. 2016); single-label only.
+        multi_label: an image may have several classes: a sigmoid each instead of one softmax.
+    """
+
+    needs = frozenset({"class_scores"})
+
+    def __init__(
+        self,
+        in_specs: Mapping[str, FeatureSpec],
+        *,
+        classes: Sequence[str],
+        levels: Sequence[str] = ("c5",),
+        dropout: float = 0.2,
+        label_smoothing: float = 0.0,
+        multi_label: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(levels) != 1 or levels[0] not in in_specs:
+            said = f"reads one level, not {list(levels)}; there are {', '.join(in_specs)}"
+            raise ConfigError(f"LinearClassification {said}")
+        if not classes:
+            raise ConfigError("LinearClassification: the class list is empty; name the classes, or use data that has some")
+        self.levels, self.classes = tuple(levels), tuple(classes)
+        self.label_smoothing, self.multi_label = label_smoothing, multi_label
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_specs[levels[0]].channels, len(classes))
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Features, sizes: Tensor) -> Tensor:
+        """(B, C) logits."""
+        (level,) = self.levels
+        return self.linear(self.dropout(features[level].mean((-2, -1))))
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        """cross_entropy: per image (multi-label: the mean over its known classes), divided by the images that know."""
+        assert targets.class_scores is not None
+        logits = self.forward(features, targets.sizes).float()
+        known = targets.known["class_scores"]
+        wanted = targets.class_scores
+        if self.multi_label:
+            told = wanted >= 0
+            values = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), reduction="none")
+            loss = torch.where(told, values, 0.0).sum(1) / told.sum(1).clamp(min=1)
+        else:
+            wanted = wanted.clamp(min=0)
+            smoothed = wanted * (1 - self.label_smoothing) + self.label_smoothing / wanted.shape[1]
+            loss = F.cross_entropy(logits, smoothed, reduction="none")
+        return {"cross_entropy": torch.where(known, loss, 0.0).sum() / targets.total("class_scores")}
+
+    def decode(self, raw: Tensor, sizes: Tensor) -> Decoded:
+        """scores (B, C): probabilities."""
+        logits = raw.float()
+        return {"scores": logits.sigmoid() if self.multi_label else logits.softmax(1)}
+
+    def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Classification]:
+        """One Classification an image; the geometries say only how many."""
+        scores = decoded["scores"].cpu().numpy()
+        return [Classification(scores[i]) for i in range(len(geometries))]

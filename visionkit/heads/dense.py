@@ -1,0 +1,219 @@
+"""Anchor-free dense detection: every cell of every level says which class it sees and how far the box's edges are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from visionkit.assigners import Grid, TaskAligned, covered_cells
+from visionkit.blocks import rounded
+from visionkit.errors import ConfigError
+from visionkit.ops import boxes as box_ops
+from visionkit.ops.losses import distribution_focal, quality_focal
+from visionkit.structures import Decoded, Detections, Features, FeatureSpec, Geometry, Targets
+
+
+class DenseDetection(nn.Module):
+    """One-stage detection without anchors: task-aligned assignment, scores that mean IoU, distances as distributions.
+
+    The towers share their convolutions over the levels while each level has BatchNorms of its own, since the levels'
+    statistics differ (RTMDet, Lyu et al. 2022). Distances to the four edges are expectations over `bins` (generalised
+    focal loss, Li et al. 2020), in strides.
+
+    Args:
+        in_specs: the specs of at least `levels`, which must have the same number of channels.
+        classes: names of the classes.
+        levels: what it reads, finest first.
+        depth: convolutions in each tower.
+        channels: of the towers, before `width`; None: those of the levels.
+        width: factor on `channels`.
+        bins: of a distance; the farthest edge that a cell can tell is bins − 1 strides away.
+        gamma: focusing of the quality focal loss; 0 is binary cross-entropy.
+        assigner: which cell answers for which object.
+        candidates: most scores of an image that enter non-maximum suppression.
+        score_threshold: scores under it are no detections.
+        iou_threshold: of non-maximum suppression.
+        most: detections kept in an image.
+    """
+
+    needs = frozenset({"boxes"})
+    default_loss_weights = {"classification": 1.0, "box": 2.0, "distribution": 0.5}
+
+    def __init__(
+        self,
+        in_specs: Mapping[str, FeatureSpec],
+        *,
+        classes: Sequence[str],
+        levels: Sequence[str] = ("p3", "p4", "p5"),
+        depth: int = 2,
+        channels: int | None = None,
+        width: float = 1.0,
+        bins: int = 16,
+        gamma: float = 2.0,
+        assigner: TaskAligned | None = None,
+        candidates: int = 1000,
+        score_threshold: float = 0.001,
+        iou_threshold: float = 0.7,
+        most: int = 300,
+    ) -> None:
+        super().__init__()
+        missing = [level for level in levels if level not in in_specs]
+        if missing:
+            raise ConfigError(f"DenseDetection reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}")
+        if not classes:
+            raise ConfigError("DenseDetection: the class list is empty; name the classes, or use data that has some")
+        if bins < 2:
+            raise ConfigError(f"DenseDetection: bins={bins} must be at least 2")
+        self.levels, self.classes = tuple(levels), tuple(classes)
+        self.strides = tuple(in_specs[level].stride for level in levels)
+        self.bins, self.gamma = bins, gamma
+        self.candidates, self.most = candidates, most
+        self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
+        self.assigner = assigner or TaskAligned()
+        in_channels = {in_specs[level].channels for level in levels}
+        if len(in_channels) != 1:
+            raise ConfigError(f"DenseDetection shares its towers: {', '.join(levels)} have {sorted(in_channels)} channels")
+        (entry,) = in_channels
+        inner = entry if channels is None else rounded(channels * width)
+        self.score_tower = SharedTower(entry, inner, depth, len(levels))
+        self.box_tower = SharedTower(entry, inner, depth, len(levels))
+        self.score = nn.Conv2d(inner, len(classes), 1)
+        self.distance = nn.Conv2d(inner, 4 * bins, 1)
+        nn.init.normal_(self.score.weight, std=0.01)
+        nn.init.constant_(self.score.bias, -math.log(99.0))  # a prior of 0.01: most cells are background
+        nn.init.normal_(self.distance.weight, std=0.01)
+        # Distances start near two strides, so that the first assignments overlap their objects.
+        self.distance.bias.data = -torch.linspace(0, bins / 4, bins).repeat(4)
+        self.register_buffer("bin_values", torch.arange(bins, dtype=torch.float32), persistent=False)
+
+    def forward(self, features: Features, sizes: Tensor) -> dict[str, Tensor]:
+        """logits (B, A, C), distances (B, A, 4 * bins), points (A, 2) and strides (A, 1) of the A cells of all levels."""
+        logits, distances, points, strides = [], [], [], []
+        for index, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
+            x = features[level]
+            logits.append(self.score(self.score_tower(x, index)).flatten(2))
+            distances.append(self.distance(self.box_tower(x, index)).flatten(2))
+            height, width = x.shape[-2:]
+            y = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
+            column = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
+            points.append(torch.stack(torch.meshgrid(column, y, indexing="xy"), -1).flatten(0, 1))
+            strides.append(torch.full((height * width, 1), float(stride), device=x.device))
+        return {
+            "logits": torch.cat(logits, 2).transpose(1, 2),
+            "distances": torch.cat(distances, 2).transpose(1, 2),
+            "points": torch.cat(points),
+            "strides": torch.cat(strides),
+        }
+
+    def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
+        """classification, box (1 − complete IoU) and distribution, each summed and divided by the number of objects.
+
+        Within an image the cells' box losses are weighted by their quality, the weights adding up to its number of
+        objects; so each object counts alike, and images do not weigh on each other.
+        """
+        assert targets.boxes is not None and targets.labels is not None
+        assert targets.crowd is not None and targets.ignore is not None
+        raw = self.forward(features, targets.sizes)
+        logits, points, strides = raw["logits"].float(), raw["points"], raw["strides"]
+        distances = raw["distances"].float().unflatten(-1, (4, self.bins))
+        predicted = self._boxes(distances, points, strides)
+        grids = [Grid(*features[level].shape[-2:], stride) for level, stride in zip(self.levels, self.strides, strict=True)]
+        known = targets.known["boxes"]
+        positive = targets.positive_rows() & known[:, None]
+        row, quality = self.assigner(
+            grids, logits.detach(), predicted.detach(), targets.boxes, targets.labels, positive
+        )
+        assigned = row >= 0
+        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
+        counted = known[:, None] & (assigned | ~unlabelled)
+
+        total = targets.total("boxes")
+        safe = row.clamp(min=0)
+        wanted = torch.zeros_like(logits)
+        if targets.boxes.shape[1]:
+            label = targets.labels.clamp(min=0).gather(1, safe)
+            wanted.scatter_(2, label[..., None], quality[..., None])
+            goal = targets.boxes.gather(1, safe[..., None].expand(-1, -1, 4))
+        else:
+            goal = torch.zeros_like(predicted)
+        score_loss = quality_focal(logits, wanted, self.gamma)
+        if targets.known_classes is not None:
+            score_loss = torch.where(targets.known_classes[:, None], score_loss, 0.0)
+        score_loss = torch.where(counted[..., None], score_loss, 0.0).sum() / total
+
+        objects = positive.sum(1, keepdim=True)
+        weight = quality / quality.sum(1, keepdim=True).clamp(min=1e-6) * objects
+        goal = torch.where(assigned[..., None], goal, predicted.detach())
+        box_loss = torch.where(assigned, 1 - box_ops.complete_iou(predicted, goal), 0.0)
+        bins_wanted = box_ops.boxes_to_distances(points, goal) / strides
+        bin_loss = torch.where(assigned, distribution_focal(distances, bins_wanted).mean(-1), 0.0)
+        return {
+            "classification": score_loss,
+            "box": (box_loss * weight).sum() / total,
+            "distribution": (bin_loss * weight).sum() / total,
+        }
+
+    def decode(self, raw: Mapping[str, Tensor], sizes: Tensor) -> Decoded:
+        """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): after suppression."""
+        scores = raw["logits"].float().sigmoid()
+        points, strides = raw["points"], raw["strides"]
+        on_image = (points[None] < sizes[:, None].flip(-1)).all(-1)
+        scores = torch.where(on_image[..., None], scores, 0.0)
+        best, place = scores.flatten(1).topk(min(self.candidates, scores[0].numel()), dim=1)
+        cell, labels = place // len(self.classes), place % len(self.classes)
+        distances = raw["distances"].gather(1, cell[..., None].expand(-1, -1, 4 * self.bins))
+        boxes = self._boxes(distances.float().unflatten(-1, (4, self.bins)), points[cell], strides[cell])
+        limit = sizes.flip(-1).to(boxes)[:, None].repeat(1, 1, 2)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        kept = boxes.new_zeros((len(boxes), min(self.most, boxes.shape[1])), dtype=torch.long)
+        valid = torch.zeros_like(kept, dtype=torch.bool)
+        for i in range(len(boxes)):
+            keep = torch.nonzero(best[i] > self.score_threshold)[:, 0]
+            keep = keep[box_ops.non_maximum_suppression(boxes[i][keep], best[i][keep], labels[i][keep], self.iou_threshold)]
+            keep = keep[: kept.shape[1]]
+            kept[i, : len(keep)] = keep
+            valid[i, : len(keep)] = True
+        return {
+            "boxes": boxes.gather(1, kept[..., None].expand(-1, -1, 4)),
+            "scores": best.gather(1, kept),
+            "labels": labels.gather(1, kept),
+            "valid": valid,
+        }
+
+    def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Detections]:
+        """Detections in original pixels, best first."""
+        arrays = {name: value.cpu().numpy() for name, value in decoded.items()}
+        results = []
+        for i, geometry in enumerate(geometries):
+            valid = arrays["valid"][i]
+            boxes = geometry.to_original(arrays["boxes"][i][valid].astype("float64")).astype("float32")
+            results.append(Detections(boxes, arrays["scores"][i][valid], arrays["labels"][i][valid]))
+        return results
+
+    def _boxes(self, distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
+        """(…, 4, bins) logits of distances in strides -> (…, 4) xyxy pixels."""
+        expected = (distances.softmax(-1) * self.bin_values).sum(-1) * strides
+        return box_ops.distances_to_boxes(points, expected)
+
+
+class SharedTower(nn.Module):
+    """`depth` 3x3 convolutions shared by all levels, each followed by the level's own BatchNorm and SiLU."""
+
+    def __init__(self, in_channels: int, channels: int, depth: int, levels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(in_channels if i == 0 else channels, channels, 3, padding=1, bias=False) for i in range(depth)
+        )
+        self.norms = nn.ModuleList(
+            nn.ModuleList(nn.BatchNorm2d(channels, eps=1e-3) for _ in range(depth)) for _ in range(levels)
+        )
+        self.activation = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """(B, in_channels, H, W) of the level -> (B, channels, H, W)."""
+        for conv, norm in zip(self.convs, self.norms[level], strict=True):
+            x = self.activation(norm(conv(x)))
+        return x

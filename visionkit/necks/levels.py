@@ -1,0 +1,36 @@
+"""What necks share: reading level names, and refusing levels that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from visionkit.errors import ConfigError
+from visionkit.structures import FeatureSpec
+
+
+def level_number(name: str) -> int:
+    """3 for "p3" or "c3"."""
+    if len(name) < 2 or not name[1:].isdigit():
+        raise ConfigError(f"feature level '{name}': a letter and a number are wanted, such as p3")
+    return int(name[1:])
+
+
+def pyramid_levels(neck: str, in_specs: Mapping[str, FeatureSpec], out_levels: Sequence[str]) -> tuple[list[int], int]:
+    """The backbone's levels that a pyramid with `out_levels` reads, as numbers, and the coarsest level that it makes.
+
+    Raises:
+        ConfigError: when `out_levels` asks for a level finer than the backbone's finest, or two input levels that
+            should double in stride do not; both sides are named.
+    """
+    given = {level_number(name): spec for name, spec in in_specs.items()}
+    wanted = sorted(level_number(name) for name in out_levels)
+    if not wanted:
+        raise ConfigError(f"{neck}: out_levels is empty; no head reads the neck, use neck=none")
+    have = f"the backbone gives {', '.join(f'{name} (stride {spec.stride})' for name, spec in in_specs.items())}"
+    if wanted[0] < min(given) or any(level not in given for level in range(wanted[0], max(given))):
+        raise ConfigError(f"{neck}: a head reads p{wanted[0]}, but {have}; read coarser levels or use another backbone")
+    read = [level for level in sorted(given) if level >= min(wanted[0], max(given))]
+    for finer, coarser in zip(read, read[1:], strict=False):
+        if given[coarser].stride != 2 * given[finer].stride:
+            raise ConfigError(f"{neck}: c{coarser} must have twice the stride of c{finer}, but {have}")
+    return read, wanted[-1]
