@@ -1,0 +1,71 @@
+"""Optimizers and learning-rate schedules, by name."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from visionkit.errors import ConfigError, did_you_mean
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "flat_cosine")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: with decay, and without it (biases, norms and every other vector or scalar)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def create_optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum; one fused kernel per step where the device is a GPU."""
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}")
+    groups = parameter_groups(model, weight_decay)
+    fused = next(model.parameters()).is_cuda
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=fused)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+
+
+class Schedule:
+    """The learning rate's factor at each step: a linear warm-up, then a fall to `final`.
+
+    Args:
+        name: cosine falls from the end of the warm-up on, flat_cosine from the share `flat` of the steps on.
+        total_steps: of the whole run.
+        warmup_steps: of the linear rise; at most a third of the run.
+        final: the factor at the last step.
+        flat: see `name`; not read by cosine.
+    """
+
+    def __init__(
+        self, name: str, *, total_steps: int, warmup_steps: int, final: float = 0.01, flat: float = 0.5
+    ) -> None:
+        if name not in SCHEDULES:
+            raise ConfigError(f"schedule.name={name} is none of {', '.join(SCHEDULES)}{did_you_mean(name, SCHEDULES)}")
+        self.total_steps, self.final = total_steps, final
+        self.warmup_steps = min(warmup_steps, total_steps // 3)
+        self.flat_until = int(flat * total_steps) if name == "flat_cosine" else self.warmup_steps
+
+    def factor(self, step: int) -> float:
+        """The factor for step number `step`, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if step < self.flat_until:
+            return 1.0
+        share = (step - self.flat_until) / max(1, self.total_steps - self.flat_until)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
