@@ -1,0 +1,240 @@
+"""The built-in generated scenes as a data set: drawn when first asked for, then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionkit.data.scene_objects import Knobs
+from visionkit.data.scenes import GENERATOR_VERSION, SPLITS, STUFF, THINGS, render_scene
+from visionkit.errors import DataError, did_you_mean, listed
+from visionkit.structures import LABEL_FIELDS, Labels, Sample
+
+_MEMORY_BYTES = 256 * 2**20
+_MAGIC = b"visionkit-scene\n"
+
+
+class Shapes:
+    """Generated scenes (see `visionkit.data.scenes`), a `Reader`.
+
+    A scene depends on the seed, the split, its own number, the size, `objects` and the knobs, on nothing else: another
+    `count` or another order gives the same scenes.
+
+    Args:
+        split: "train", "val" or "test"; their scenes have nothing in common.
+        size: (height, width), or the side of a square, at least 32.
+        count: how many scenes.
+        seed: the world, from 0.
+        objects: 1 = one dominant object an image, another number = as many, None = 0 to 8.
+        viewpoint, illumination, occlusion, clutter, deformation, intra_class, inter_class: knobs, 0 tidy … 1 hard:
+            rotation, tilt, perspective and range of scales; light, shadows, exposure and colour cast; overlap of
+            objects; scraps and background texture; elastic bending; variation of a class's own form and surface;
+            how far the forms are pulled towards each other.
+        cache_folder: drawn scenes are kept below it; None: `$VISIONKIT_CACHE`, else `~/.cache/visionkit`. Where it
+            cannot be written to, scenes are kept in memory alone.
+
+    Raises:
+        DataError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        size: int | Sequence[int],
+        count: int,
+        seed: int = 0,
+        objects: int | None = None,
+        viewpoint: float = 0.5,
+        illumination: float = 0.5,
+        occlusion: float = 0.5,
+        clutter: float = 0.5,
+        deformation: float = 0.5,
+        intra_class: float = 0.5,
+        inter_class: float = 0.5,
+        cache_folder: str | Path | None = None,
+    ) -> None:
+        if split not in SPLITS:
+            raise DataError(f"data=shapes has no split '{split}'{did_you_mean(split, SPLITS)}; it has {listed(SPLITS)}")
+        self.split = split
+        self.size = _checked_size(size)
+        self.seed = _checked_integer("seed", seed, 0)
+        self.objects = None if objects is None else _checked_integer("objects", objects, 1)
+        self.knobs = _checked_knobs(
+            viewpoint=viewpoint,
+            illumination=illumination,
+            occlusion=occlusion,
+            clutter=clutter,
+            deformation=deformation,
+            intra_class=intra_class,
+            inter_class=inter_class,
+        )
+        count = _checked_integer("count", count, 1)
+        self.things: Sequence[str] = THINGS
+        self.stuff: Sequence[str] = STUFF
+        self.classes: Sequence[str] = THINGS
+        self.category_ids: Sequence[int | str] = tuple(range(1, len(THINGS) + 1))
+        self.semantic_classes: Sequence[str] = (*STUFF, *THINGS)
+        self.image_ids: Sequence[int | str] = range(1, count + 1)
+        self.file_names: Sequence[str] = tuple(f"{split}/{number:06d}.png" for number in self.image_ids)
+        self.fields = frozenset(LABEL_FIELDS)
+        self.folder: Path | None = _cache_root(cache_folder) / "shapes" / self._key() / split
+        self._memory: dict[int, bytes] = {}
+        self._held = 0
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def labels(self, index: int) -> Labels:
+        """The labels of scene `index`, from 0; the scene is drawn if it never was."""
+        return _unpack_labels(self._packed(index))
+
+    def read(self, index: int) -> Sample:
+        """Scene `index`, from 0, as RGB uint8 with all its labels."""
+        packed = self._packed(index)
+        labels = _unpack_labels(packed)
+        return Sample(_unpack_image(packed, labels.size), labels, self.image_ids[index], self.file_names[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is held in memory stays behind when the reader goes to a loader's worker."""
+        return {**self.__dict__, "_memory": {}, "_held": 0}
+
+    def _key(self) -> str:
+        """Name what scenes depend on, apart from split and number."""
+        what = [GENERATOR_VERSION, self.seed, self.size, self.objects, asdict(self.knobs)]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+    def _packed(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"scene {index} of {len(self)}")
+        packed = self._memory.get(index)
+        if packed is None:
+            packed = self._stored(index)
+            if self._held + len(packed) <= _MEMORY_BYTES:
+                self._memory[index] = packed
+                self._held += len(packed)
+        return packed
+
+    def _stored(self, index: int) -> bytes:
+        """Read a scene from the folder; draw it, and leave it there, where it is missing or damaged."""
+        if self.folder is not None:
+            try:
+                packed = (self.folder / f"{index + 1:06d}.scene").read_bytes()
+                if _intact(packed):
+                    return packed
+            except OSError:
+                pass
+        drawn = render_scene(self.seed, self.split, index, size=self.size, objects=self.objects, knobs=self.knobs)
+        packed = _pack(*drawn)
+        if self.folder is not None:
+            try:
+                _write_whole(self.folder / f"{index + 1:06d}.scene", packed)
+            except OSError:
+                self.folder = None
+        return packed
+
+
+# --------------------------------------------------------------------------------------------------- a scene as a file
+def _pack(image: np.ndarray, labels: Labels) -> bytes:
+    """Lay out a scene: a line of magic, a checksum, the length of the labels, the labels as JSON, map, image."""
+    assert labels.boxes is not None and labels.labels is not None and labels.areas is not None
+    assert labels.masks is not None and labels.semantic is not None
+    semantic = zlib.compress(labels.semantic.tobytes(), 1)
+    head = {
+        "size": labels.size,
+        "boxes": labels.boxes.tolist(),
+        "labels": labels.labels.tolist(),
+        "areas": labels.areas.tolist(),
+        "masks": [mask["counts"].decode("ascii") for mask in labels.masks],
+        "class_scores": None if labels.class_scores is None else labels.class_scores.tolist(),
+        "box": None if labels.box is None else labels.box.tolist(),
+        "semantic": len(semantic),
+    }
+    text = json.dumps(head).encode()
+    body = len(text).to_bytes(4, "little") + text + semantic + image.tobytes()
+    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def _intact(packed: bytes) -> bool:
+    start = len(_MAGIC) + 4
+    return packed.startswith(_MAGIC) and zlib.crc32(memoryview(packed)[start:]) == int.from_bytes(
+        packed[len(_MAGIC) : start], "little"
+    )
+
+
+def _unpack_labels(packed: bytes) -> Labels:
+    start = len(_MAGIC) + 8
+    text_end = start + int.from_bytes(packed[start - 4 : start], "little")
+    head = json.loads(packed[start:text_end])
+    size = (head["size"][0], head["size"][1])
+    semantic = zlib.decompress(packed[text_end : text_end + head["semantic"]])
+    return Labels(
+        size=size,
+        boxes=np.array(head["boxes"], np.float64).reshape(-1, 4),
+        labels=np.array(head["labels"], np.int64),
+        areas=np.array(head["areas"], np.float64),
+        masks=tuple({"size": list(size), "counts": counts.encode("ascii")} for counts in head["masks"]),
+        class_scores=None if head["class_scores"] is None else np.array(head["class_scores"], np.float32),
+        box=None if head["box"] is None else np.array(head["box"], np.float64),
+        semantic=np.frombuffer(semantic, np.uint8).reshape(size).copy(),
+    )
+
+
+def _unpack_image(packed: bytes, size: tuple[int, int]) -> np.ndarray:
+    length = size[0] * size[1] * 3
+    return np.frombuffer(packed, np.uint8, length, len(packed) - length).reshape(*size, 3).copy()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write beside and rename, so that another process sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------------ checking
+def _cache_root(folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder).expanduser()
+    named = os.environ.get("VISIONKIT_CACHE")
+    return Path(named).expanduser() if named else Path("~/.cache/visionkit").expanduser()
+
+
+def _checked_integer(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DataError(f"data=shapes: {name}={value!r}: a whole number from {least} on is wanted")
+    return value
+
+
+def _checked_size(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
+        raise DataError(
+            f"data=shapes: size={size!r}: a side or (height, width) in whole pixels, at least 32, is wanted"
+        )
+    return sides[0], sides[1]
+
+
+def _checked_knobs(**values: float) -> Knobs:
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not 0 <= value <= 1:
+            raise DataError(f"data=shapes: {name}={value!r}: a number from 0 (tidy) to 1 (hard) is wanted")
+    assert set(values) == {field.name for field in fields(Knobs)}
+    return Knobs(**{name: float(value) for name, value in values.items()})
