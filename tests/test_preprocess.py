@@ -120,3 +120,20 @@ def test_mean_and_std_travel_with_the_state():
 def test_values_that_cannot_be(arguments, message):
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         Preprocess(**arguments)
+
+
+def test_training_by_resize_crop_leaves_the_cropping_to_the_augmentation():
+    preprocess = Preprocess(56, policy="resize_crop")
+    placement = preprocess.place_uncropped((100, 200))
+    assert placement.source == ((0, 100), (0, 200))
+    assert placement.size == (64, 128)  # the short side at 56 / 0.875
+
+
+def test_a_thin_image_in_training_is_cut_before_it_grows():
+    assert Preprocess(56, policy="resize_crop").place_uncropped((7, 5000)).size == (64, 168)
+
+
+def test_what_is_larger_than_the_canvas_after_the_augmentation_is_cropped_in_the_middle():
+    placement = Preprocess(56, policy="resize_crop").crop((64, 50))
+    assert placement.source == ((4, 60), (0, 50))
+    assert placement.size == (56, 50)

@@ -107,8 +107,8 @@ class TaskAligned:
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
         indices, insides, start = [], [], 0
         for level, (height, width, stride) in enumerate(grids):
-            column = (centre[..., 0:1] / stride).long() + dx
-            line = (centre[..., 1:2] / stride).long() + dy
+            column = (centre[..., 0:1] / stride).floor().long() + dx
+            line = (centre[..., 1:2] / stride).floor().long() + dy
             x, y = (column + 0.5) * stride, (line + 0.5) * stride
             inside = (x > boxes[..., 0:1]) & (x < boxes[..., 2:3]) & (y > boxes[..., 1:2]) & (y < boxes[..., 3:4])
             if level == 0:

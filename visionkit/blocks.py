@@ -27,7 +27,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same shape."""
-        return x + self.convs(x) if self.residual else self.convs(x)
+        y: Tensor = self.convs(x)
+        return x + y if self.residual else y
 
 
 class CSPBlock(nn.Module):
@@ -48,7 +49,8 @@ class CSPBlock(nn.Module):
         parts = list(self.enter(x).chunk(2, 1))
         for stage in self.stages:
             parts.append(stage(parts[-1]))
-        return self.leave(torch.cat(parts, 1))
+        merged: Tensor = self.leave(torch.cat(parts, 1))
+        return merged
 
 
 class PyramidPooling(nn.Module):
@@ -66,7 +68,8 @@ class PyramidPooling(nn.Module):
         parts = [self.enter(x)]
         for _ in range(3):
             parts.append(self.pool(parts[-1]))
-        return self.leave(torch.cat(parts, 1))
+        merged: Tensor = self.leave(torch.cat(parts, 1))
+        return merged
 
 
 def rounded(channels: float, multiple: int = 8) -> int:

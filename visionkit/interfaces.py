@@ -60,8 +60,10 @@ class Head(Protocol):
         ...
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        """Named, unweighted scalar losses, each divided by `targets.total(field)`; zero, with a gradient path, for rows
-        that do not know the field."""
+        """Named, unweighted scalar losses, each divided by `targets.total(field)`.
+
+        Rows that do not know the field add zero, with a gradient path.
+        """
         ...
 
     def decode(self, raw: RawOutput, sizes: Tensor) -> Decoded:

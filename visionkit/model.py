@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean
+from visionkit.interfaces import Backbone, Head, Neck
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Features, Geometry, Prediction, RawOutput, Targets
 
@@ -16,12 +18,12 @@ class LossWeights(nn.Module):
     """Fixed factors on the losses, by "head/name" or by head; what is not named keeps its head's own default, or 1.
 
     Raises:
-        ConfigError: for a name that no head has.
+        ConfigError: for a head that is not there, or a loss that its head does not have.
     """
 
     def __init__(self, heads: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
         super().__init__()
-        self.defaults = {
+        self.defaults: dict[str, float] = {
             f"{head}/{name}": value
             for head, module in heads.items()
             for name, value in getattr(module, "default_loss_weights", {}).items()
@@ -29,8 +31,11 @@ class LossWeights(nn.Module):
         self.weights = dict(weights or {})
         known = {*self.defaults, *heads}
         for name in self.weights:
-            if name.split("/")[0] not in heads:
+            head, _, loss = name.partition("/")
+            if head not in heads:
                 raise ConfigError(f"loss_weights.{name}: no head of that name{did_you_mean(name, known)}")
+            if loss and name not in known and hasattr(heads[head], "default_loss_weights"):
+                raise ConfigError(f"loss_weights.{name}: head '{head}' has no such loss{did_you_mean(name, known)}")
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of named scalar losses."""
@@ -65,9 +70,9 @@ class VisionModel(nn.Module):
         super().__init__()
         if not heads:
             raise ConfigError("VisionModel: no head; name at least one, such as heads=[detection]")
-        given = {**backbone.out_specs, **(neck.out_specs if neck is not None else {})}
+        given = [*cast(Backbone, backbone).out_specs, *(cast(Neck, neck).out_specs if neck is not None else ())]
         for name, head in heads.items():
-            lacking = [level for level in head.levels if level not in given]
+            lacking = [level for level in cast(Head, head).levels if level not in given]
             if lacking:
                 raise ConfigError(f"head '{name}' reads {', '.join(lacking)}, but there are only {', '.join(given)}")
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleDict(heads)
@@ -83,7 +88,7 @@ class VisionModel(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """The label fields that the heads' losses read."""
-        return frozenset().union(*(head.needs for head in self.heads.values()))
+        return frozenset().union(*(head.needs for _, head in self._named_heads()))
 
     def features(self, images: Tensor) -> Features:
         """(B, C, H, W) images, not normalised -> every level that the backbone and the neck give."""
@@ -98,7 +103,7 @@ class VisionModel(nn.Module):
         features = self.features(images)
         losses = {
             f"{name}/{key}": value
-            for name, head in self.heads.items()
+            for name, head in self._named_heads()
             for key, value in head.loss(features, targets).items()
         }
         return {**losses, "total": self.loss_weights(losses)}
@@ -111,9 +116,7 @@ class VisionModel(nn.Module):
         return {name: head(features, sizes) for name, head in self.heads.items()}
 
     @torch.inference_mode()
-    def predict(
-        self, images: Tensor, sizes: Tensor, geometries: Sequence[Geometry]
-    ) -> list[dict[str, Prediction]]:
+    def predict(self, images: Tensor, sizes: Tensor, geometries: Sequence[Geometry]) -> list[dict[str, Prediction]]:
         """The inference entry: forward, decode and finish; one prediction a head for each image, in original pixels.
 
         Args:
@@ -122,9 +125,10 @@ class VisionModel(nn.Module):
             geometries: how each image was laid on its canvas.
         """
         if self.training:
-            raise RuntimeError("VisionModel.predict: call model.eval() first; BatchNorm would use the batch's statistics")
+            raise RuntimeError("VisionModel.predict: call model.eval() first, or BatchNorm uses the batch's statistics")
         raw = self.outputs(images, sizes)
-        finished = {
-            name: head.finish(head.decode(raw[name], sizes), geometries) for name, head in self.heads.items()
-        }
+        finished = {name: head.finish(head.decode(raw[name], sizes), geometries) for name, head in self._named_heads()}
         return [{name: finished[name][i] for name in finished} for i in range(len(geometries))]
+
+    def _named_heads(self) -> Iterable[tuple[str, Head]]:
+        return cast("Iterable[tuple[str, Head]]", self.heads.items())

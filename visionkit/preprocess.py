@@ -23,6 +23,7 @@ CROP_SHARE = 0.875
 """The part of the short side that `resize_crop` keeps: 224 of 256, as ImageNet's networks are evaluated."""
 _MOST_CHANNELS = 4
 """OpenCV averages over areas for no more channels at once."""
+_LONGEST = 3
 _LARGEST_VALUE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 Span = tuple[int, int]
@@ -118,6 +119,25 @@ class Preprocess(nn.Module):
         ratio = max(self.canvas[0] / height, self.canvas[1] / width) / CROP_SHARE
         source = (_centre(height, self.canvas[0] / ratio), _centre(width, self.canvas[1] / ratio))
         return Placement(size, source, ((0, self.canvas[0]), (0, self.canvas[1])), self.canvas)
+
+    def place_uncropped(self, size: tuple[int, int]) -> Placement:
+        """As `place`, for training: at the scale of `resize_crop`, but leaving the cropping to the augmentation.
+
+        The result may be larger than the canvas, at most `_LONGEST` times its side (thin images are cut in the middle).
+        """
+        if self.policy == "letterbox":
+            return self.place(size)
+        ratio = max(self.canvas[0] / size[0], self.canvas[1] / size[1]) / CROP_SHARE
+        most = [_LONGEST * side for side in self.canvas]
+        height, width = (_between(1, side * ratio, limit) for side, limit in zip(size, most, strict=True))
+        source = (_centre(size[0], height / ratio), _centre(size[1], width / ratio))
+        return Placement(size, source, ((0, height), (0, width)), (height, width))
+
+    def crop(self, size: tuple[int, int]) -> Placement:
+        """The middle of an image of (height, width) `size`, as much as the canvas holds, at its own scale."""
+        source = (_centre(size[0], self.canvas[0]), _centre(size[1], self.canvas[1]))
+        height, width = (span[1] - span[0] for span in source)
+        return Placement(size, source, ((0, height), (0, width)), (height, width))
 
     def fit(self, image: np.ndarray) -> tuple[np.ndarray, Geometry]:
         """Resize an (H, W, C) image of any dtype to its part of the canvas, (h, w, C), without the padding."""

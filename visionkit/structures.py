@@ -152,7 +152,8 @@ class Sample:
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[:2] != tuple(self.labels.size):
-            raise ValueError(f"{self.file_name}: image {_describe(self.image)} beside labels of size {self.labels.size}")
+            sizes = f"image {_describe(self.image)} beside labels of size {self.labels.size}"
+            raise ValueError(f"{self.file_name}: {sizes}")
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,15 @@ class Geometry:
 
     def to_canvas(self, boxes: np.ndarray) -> np.ndarray:
         """Map (N, 4) xyxy boxes from the original image to the canvas, unclipped."""
-        return boxes * np.array([*self.scale[::-1]] * 2) + np.array([*self.offset[::-1]] * 2)
+        mapped: np.ndarray = boxes * np.array([*self.scale[::-1]] * 2) + np.array([*self.offset[::-1]] * 2)
+        return mapped
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Map (N, 4) xyxy boxes from the canvas to the original image, clipped to it."""
         mapped = (boxes - np.array([*self.offset[::-1]] * 2)) / np.array([*self.scale[::-1]] * 2)
         height, width = self.original
-        return np.clip(mapped, 0.0, np.array([width, height, width, height], mapped.dtype))
+        clipped: np.ndarray = np.clip(mapped, 0.0, np.array([width, height, width, height], mapped.dtype))
+        return clipped
 
 
 # ------------------------------------------------------------------------------------------------------------ batches
@@ -189,11 +192,11 @@ class Targets:
 
     Attributes:
         sizes: (B, 2) int64, (height, width) of the part of each canvas that holds image, from the top left corner.
-        known: per field of `LABEL_FIELDS` that is not None, (B,) bool: does the image know it?
+        known: per field of `LABEL_FIELDS` that is not None, (B,) bool: does the image know it? Left out: all images do.
         boxes: (B, M, 4) float32 xyxy canvas pixels; M comes from a few buckets.
         labels: (B, M) int64, −1 where the row is padding.
-        crowd: (B, M) bool; never positive, what it covers is ignored.
-        ignore: (B, M) bool; neither positive nor background.
+        crowd: (B, M) bool; never positive, what it covers is ignored. Left out beside boxes: none.
+        ignore: (B, M) bool; neither positive nor background. Left out beside boxes: none.
         masks: (K, ceil(H * W / 8)) uint8, bits packed along the flattened canvas, most significant first.
         mask_row: (B, M) int64, the row of `masks` that belongs to a box, −1 where there is none.
         class_scores: (B, C) float32: one-hot, smoothed, mixed or multi-label; −1 = unknown.
@@ -204,7 +207,7 @@ class Targets:
     """
 
     sizes: Tensor
-    known: Mapping[str, Tensor]
+    known: Mapping[str, Tensor] = field(default_factory=dict)
     boxes: Tensor | None = None
     labels: Tensor | None = None
     crowd: Tensor | None = None
@@ -216,6 +219,18 @@ class Targets:
     semantic: Tensor | None = None
     known_classes: Tensor | None = None
     totals: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = [name for name in LABEL_FIELDS if getattr(self, name) is not None and name not in self.known]
+        if given:
+            every = torch.ones(len(self.sizes), dtype=torch.bool, device=self.sizes.device)
+            object.__setattr__(self, "known", {**self.known, **dict.fromkeys(given, every)})
+        if self.boxes is not None:
+            if self.labels is None:
+                raise ValueError("Targets: boxes need labels, row by row")
+            for name in ("crowd", "ignore"):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, torch.zeros_like(self.labels, dtype=torch.bool))
 
     def counts(self) -> dict[str, Tensor]:
         """Count what each loss is divided by, from the labels alone: scalar float32 tensors on the labels' device.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
@@ -32,12 +34,12 @@ class Torchvision(nn.Module):
         if name not in _RESNETS + _MOBILENETS:
             known = _RESNETS + _MOBILENETS
             raise ConfigError(f"Torchvision: '{name}' is none of {', '.join(known)}{did_you_mean(name, known)}")
+        if in_channels != 3 and weights is not None:
+            raise ConfigError(f"Torchvision: weights for 3 channels cannot take {in_channels}; use weights=none")
         network = _network(name, weights)
         self.has_depthwise = name in _MOBILENETS
         stages = _resnet_stages(network) if name in _RESNETS else _mobilenet_stages(network)
         if in_channels != 3:
-            if weights is not None:
-                raise ConfigError(f"Torchvision: weights for 3 channels cannot take {in_channels}; use weights=none")
             _replace_first_convolution(stages[0], in_channels)
         self.stages = nn.ModuleDict({f"c{level}": stage for level, stage in enumerate(stages, 2)})
         channels = [_out_channels(stage) for stage in stages]
@@ -53,7 +55,7 @@ class Torchvision(nn.Module):
         return features
 
 
-def _network(name: str, weights: str | None) -> nn.Module:
+def _network(name: str, weights: str | None) -> Any:
     if weights is None:
         return torchvision.models.get_model(name)
     published = torchvision.models.get_model_weights(name)
@@ -70,17 +72,16 @@ def _network(name: str, weights: str | None) -> nn.Module:
     return network
 
 
-def _resnet_stages(network: nn.Module) -> list[nn.Sequential]:
-    stem = [network.conv1, network.bn1, network.relu, network.maxpool]
+def _resnet_stages(network: torchvision.models.ResNet) -> list[nn.Sequential]:
     return [
-        nn.Sequential(*stem, network.layer1),
+        nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1),
         nn.Sequential(network.layer2),
         nn.Sequential(network.layer3),
         nn.Sequential(network.layer4),
     ]
 
 
-def _mobilenet_stages(network: nn.Module) -> list[nn.Sequential]:
+def _mobilenet_stages(network: torchvision.models.MobileNetV2) -> list[nn.Sequential]:
     features = network.features
     return [features[:4], features[4:7], features[7:14], features[14:]]
 
@@ -90,12 +91,7 @@ def _out_channels(stage: nn.Module) -> int:
 
 
 def _replace_first_convolution(stage: nn.Sequential, in_channels: int) -> None:
-    for parent in stage.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d):
-                new = nn.Conv2d(
-                    in_channels, child.out_channels, child.kernel_size, child.stride, child.padding, bias=False
-                )
-                nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-                setattr(parent, name, new)
-                return
+    convolution = next(module for module in stage.modules() if isinstance(module, nn.Conv2d))
+    convolution.in_channels = in_channels
+    convolution.weight = nn.Parameter(torch.empty(convolution.out_channels, in_channels, *convolution.kernel_size))
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")

@@ -19,7 +19,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"weights={path}: not a readable state dict ({type(error).__name__})") from error
+        raise CheckpointError(
+            f"weights={path}: not a readable state dict ({type(error).__name__}); save it anew with "
+            "torch.save(model.state_dict(), FILE), or as .safetensors"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"weights={path}: a dict of tensors is wanted; save model.state_dict()")
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
@@ -37,8 +40,9 @@ def load_weights(network: nn.Module, path: str | Path, *, may_miss: tuple[str, .
         CheckpointError: naming the first tensors that lack, are too many, or have another shape.
     """
     own = network.state_dict()
-    given = {name: value for name, value in read_state_dict(path).items() if not name.startswith(may_miss or "\0")}
-    wanted = {name for name in own if not name.startswith(may_miss or "\0") and not name.endswith("num_batches_tracked")}
+    given = {name: value for name, value in read_state_dict(path).items() if not name.startswith(may_miss)}
+    # Files of old PyTorch versions lack BatchNorm's count of batches; nothing reads it.
+    wanted = {name for name in own if not name.startswith(may_miss) and not name.endswith("num_batches_tracked")}
     lacking = sorted(wanted - set(given))
     unknown = sorted(set(given) - set(own))
     other = [f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}" for name in sorted(wanted & set(given))

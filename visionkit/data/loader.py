@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from visionkit.data.collate import Collate, CollateEvaluation
 from visionkit.data.mixes import Mosaic
-from visionkit.data.placement import fit_sample
+from visionkit.data.placement import placed_sample
 from visionkit.data.sampler import EpochSampler
 from visionkit.data.transforms import Augment
 from visionkit.errors import ConfigError, DataError, UserError, did_you_mean, listed
@@ -195,11 +195,13 @@ class TrainingSet(Dataset[Sample]):
             others = rng.integers(len(self), size=self.mosaic.partners)
             sample = self.mosaic([sample, *(self._read(int(other)) for other in others)], rng)
         else:
-            sample, _ = fit_sample(sample, self.preprocess)
-        if self.augment is None:
-            return sample
-        sample = self.augment(sample, rng)
-        if any(side > most for side, most in zip(sample.labels.size, self.preprocess.canvas, strict=True)):
+            sample = placed_sample(sample, self.preprocess.place_uncropped(sample.labels.size))
+        if self.augment is not None:
+            sample = self.augment(sample, rng)
+        if self.preprocess.policy == "resize_crop":
+            return placed_sample(sample, self.preprocess.crop(sample.labels.size))
+        too_large = any(side > most for side, most in zip(sample.labels.size, self.preprocess.canvas, strict=True))
+        if too_large and self.augment is not None:
             raise ConfigError(
                 f"augment.transforms ({', '.join(self.augment.names)}) made a sample of {sample.labels.size}, larger "
                 f"than the canvas {self.preprocess.canvas}; crop to it, or leave the resizing out"

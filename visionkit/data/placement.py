@@ -23,8 +23,12 @@ _NONE = np.zeros(0, np.int64)
 def fit_sample(sample: Sample, preprocess: Preprocess) -> tuple[Sample, Geometry]:
     """Lay a sample, labels included, on the canvas as `Preprocess.fit` lays its image."""
     placement = preprocess.place(sample.labels.size)
-    image = placement.resized(sample.image)
-    return replace(sample, image=image, labels=place_labels(sample.labels, placement)), placement.geometry
+    return placed_sample(sample, placement), placement.geometry
+
+
+def placed_sample(sample: Sample, placement: Placement) -> Sample:
+    """Return image and labels in the pixels of a canvas of `placement.size`."""
+    return replace(sample, image=placement.resized(sample.image), labels=place_labels(sample.labels, placement))
 
 
 def place_labels(labels: Labels, placement: Placement) -> Labels:

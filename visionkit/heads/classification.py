@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from visionkit.structures import Classification, Decoded, Features, FeatureSpec,
 
 
 class LinearClassification(nn.Module):
-    """Mean over the image, dropout, one linear layer.
+    """Mean over the canvas, dropout, one linear layer.
 
     Args:
         in_specs: the specs of at least `levels`.
@@ -22,9 +23,13 @@ class LinearClassification(nn.Module):
         dropout: share of the pooled features set to 0 in training.
         label_smoothing: share of the target given to all classes alike (Szegedy et al. 2016); single-label only.
         multi_label: an image may have several classes: a sigmoid each instead of one softmax.
+
+    Raises:
+        ConfigError: a level that is not there, no class, or a share outside 0 to 1.
     """
 
     needs = frozenset({"class_scores"})
+    default_loss_weights: Mapping[str, float] = MappingProxyType({"cross_entropy": 1.0})
 
     def __init__(
         self,
@@ -41,7 +46,10 @@ class LinearClassification(nn.Module):
             said = f"reads one level, not {list(levels)}; there are {', '.join(in_specs)}"
             raise ConfigError(f"LinearClassification {said}")
         if not classes:
-            raise ConfigError("LinearClassification: the class list is empty; name the classes, or use data that has some")
+            raise ConfigError("LinearClassification: the class list is empty; name classes, or use data that has some")
+        for argument, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"LinearClassification: {argument}={share} must be from 0 to 1")
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.label_smoothing, self.multi_label = label_smoothing, multi_label
         self.dropout = nn.Dropout(dropout)
@@ -52,14 +60,15 @@ class LinearClassification(nn.Module):
     def forward(self, features: Features, sizes: Tensor) -> Tensor:
         """(B, C) logits."""
         (level,) = self.levels
-        return self.linear(self.dropout(features[level].mean((-2, -1))))
+        logits: Tensor = self.linear(self.dropout(features[level].mean((-2, -1))))
+        return logits
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         """cross_entropy: per image (multi-label: the mean over its known classes), divided by the images that know."""
         assert targets.class_scores is not None
         logits = self.forward(features, targets.sizes).float()
         known = targets.known["class_scores"]
-        wanted = targets.class_scores
+        wanted = torch.where(known[:, None], targets.class_scores, -1.0)
         if self.multi_label:
             told = wanted >= 0
             values = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), reduction="none")

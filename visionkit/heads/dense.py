@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +39,16 @@ class DenseDetection(nn.Module):
         score_threshold: scores under it are no detections.
         iou_threshold: of non-maximum suppression.
         most: detections kept in an image.
+
+    Raises:
+        ConfigError: a level that is not there, levels of different channels, no class, or a number out of its range.
     """
 
     needs = frozenset({"boxes"})
-    default_loss_weights = {"classification": 1.0, "box": 2.0, "distribution": 0.5}
+    default_loss_weights: Mapping[str, float] = MappingProxyType(
+        {"classification": 1.0, "box": 2.0, "distribution": 0.5}
+    )
+    bin_values: Tensor
 
     def __init__(
         self,
@@ -65,8 +73,15 @@ class DenseDetection(nn.Module):
             raise ConfigError(f"DenseDetection reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}")
         if not classes:
             raise ConfigError("DenseDetection: the class list is empty; name the classes, or use data that has some")
-        if bins < 2:
-            raise ConfigError(f"DenseDetection: bins={bins} must be at least 2")
+        for argument, value, least in (
+            ("depth", depth, 1), ("bins", bins, 2), ("gamma", gamma, 0),
+            ("candidates", candidates, 1), ("most", most, 1),
+        ):  # fmt: skip
+            if value < least:
+                raise ConfigError(f"DenseDetection: {argument}={value} must be at least {least}")
+        for argument, share in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"DenseDetection: {argument}={share} must be from 0 to 1")
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.strides = tuple(in_specs[level].stride for level in levels)
         self.bins, self.gamma = bins, gamma
@@ -75,22 +90,22 @@ class DenseDetection(nn.Module):
         self.assigner = assigner or TaskAligned()
         in_channels = {in_specs[level].channels for level in levels}
         if len(in_channels) != 1:
-            raise ConfigError(f"DenseDetection shares its towers: {', '.join(levels)} have {sorted(in_channels)} channels")
+            said = f"{', '.join(levels)} have {sorted(in_channels)} channels; use a neck that makes them alike"
+            raise ConfigError(f"DenseDetection shares its towers over its levels, but {said}")
         (entry,) = in_channels
         inner = entry if channels is None else rounded(channels * width)
         self.score_tower = SharedTower(entry, inner, depth, len(levels))
         self.box_tower = SharedTower(entry, inner, depth, len(levels))
         self.score = nn.Conv2d(inner, len(classes), 1)
         self.distance = nn.Conv2d(inner, 4 * bins, 1)
-        nn.init.normal_(self.score.weight, std=0.01)
-        nn.init.constant_(self.score.bias, -math.log(99.0))  # a prior of 0.01: most cells are background
-        nn.init.normal_(self.distance.weight, std=0.01)
-        # Distances start near two strides, so that the first assignments overlap their objects.
-        self.distance.bias.data = -torch.linspace(0, bins / 4, bins).repeat(4)
+        self._initialise()
         self.register_buffer("bin_values", torch.arange(bins, dtype=torch.float32), persistent=False)
 
     def forward(self, features: Features, sizes: Tensor) -> dict[str, Tensor]:
-        """logits (B, A, C), distances (B, A, 4 * bins), points (A, 2) and strides (A, 1) of the A cells of all levels."""
+        """logits (B, A, C), distances (B, A, 4 * bins), points (A, 2), strides (A, 1) over all levels' A cells.
+
+        C: classes; points: (x, y) canvas pixels of the cells' centres; strides: pixels.
+        """
         logits, distances, points, strides = [], [], [], []
         for index, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
             x = features[level]
@@ -118,9 +133,12 @@ class DenseDetection(nn.Module):
         assert targets.crowd is not None and targets.ignore is not None
         raw = self.forward(features, targets.sizes)
         logits, points, strides = raw["logits"].float(), raw["points"], raw["strides"]
-        distances = raw["distances"].float().unflatten(-1, (4, self.bins))
+        distances = self._by_edge(raw["distances"])
         predicted = self._boxes(distances, points, strides)
-        grids = [Grid(*features[level].shape[-2:], stride) for level, stride in zip(self.levels, self.strides, strict=True)]
+        grids = [
+            Grid(features[level].shape[-2], features[level].shape[-1], stride)
+            for level, stride in zip(self.levels, self.strides, strict=True)
+        ]
         known = targets.known["boxes"]
         positive = targets.positive_rows() & known[:, None]
         row, quality = self.assigner(
@@ -165,15 +183,17 @@ class DenseDetection(nn.Module):
         best, place = scores.flatten(1).topk(min(self.candidates, scores[0].numel()), dim=1)
         cell, labels = place // len(self.classes), place % len(self.classes)
         distances = raw["distances"].gather(1, cell[..., None].expand(-1, -1, 4 * self.bins))
-        boxes = self._boxes(distances.float().unflatten(-1, (4, self.bins)), points[cell], strides[cell])
+        boxes = self._boxes(self._by_edge(distances), points[cell], strides[cell])
         limit = sizes.flip(-1).to(boxes)[:, None].repeat(1, 1, 2)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         kept = boxes.new_zeros((len(boxes), min(self.most, boxes.shape[1])), dtype=torch.long)
         valid = torch.zeros_like(kept, dtype=torch.bool)
         for i in range(len(boxes)):
             keep = torch.nonzero(best[i] > self.score_threshold)[:, 0]
-            keep = keep[box_ops.non_maximum_suppression(boxes[i][keep], best[i][keep], labels[i][keep], self.iou_threshold)]
-            keep = keep[: kept.shape[1]]
+            survivors = box_ops.non_maximum_suppression(
+                boxes[i][keep], best[i][keep], labels[i][keep], self.iou_threshold
+            )
+            keep = keep[survivors][: kept.shape[1]]
             kept[i, : len(keep)] = keep
             valid[i, : len(keep)] = True
         return {
@@ -192,6 +212,18 @@ class DenseDetection(nn.Module):
             boxes = geometry.to_original(arrays["boxes"][i][valid].astype("float64")).astype("float32")
             results.append(Detections(boxes, arrays["scores"][i][valid], arrays["labels"][i][valid]))
         return results
+
+    def _initialise(self) -> None:
+        nn.init.normal_(self.score.weight, std=0.01)
+        assert self.score.bias is not None and self.distance.bias is not None
+        nn.init.constant_(self.score.bias, -math.log(99.0))  # a prior of 0.01: most cells are background
+        nn.init.normal_(self.distance.weight, std=0.01)
+        # Distances start near three strides, so that the first assignments overlap their objects.
+        self.distance.bias.data = -torch.linspace(0, self.bins / 4, self.bins).repeat(4)
+
+    def _by_edge(self, distances: Tensor) -> Tensor:
+        """(…, 4 * bins) -> (…, 4, bins) float32."""
+        return distances.float().view(*distances.shape[:-1], 4, self.bins)
 
     def _boxes(self, distances: Tensor, points: Tensor, strides: Tensor) -> Tensor:
         """(…, 4, bins) logits of distances in strides -> (…, 4) xyxy pixels."""
@@ -214,6 +246,6 @@ class SharedTower(nn.Module):
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(B, in_channels, H, W) of the level -> (B, channels, H, W)."""
-        for conv, norm in zip(self.convs, self.norms[level], strict=True):
+        for conv, norm in zip(self.convs, cast(nn.ModuleList, self.norms[level]), strict=True):
             x = self.activation(norm(conv(x)))
         return x

@@ -18,14 +18,17 @@ class FPN(nn.Module):
         in_specs: the backbone's levels.
         out_levels: the levels that heads read, such as ("p3", "p4", "p5"); only these are built.
         channels: of every level.
+
+    Raises:
+        ConfigError: see `pyramid_levels`.
     """
 
-    def __init__(
-        self, in_specs: Mapping[str, FeatureSpec], *, out_levels: Sequence[str], channels: int = 256
-    ) -> None:
+    def __init__(self, in_specs: Mapping[str, FeatureSpec], *, out_levels: Sequence[str], channels: int = 256) -> None:
         super().__init__()
         read, coarsest = pyramid_levels("FPN", in_specs, out_levels)
-        self.laterals = nn.ModuleDict({f"c{level}": nn.Conv2d(in_specs[f"c{level}"].channels, channels, 1) for level in read})
+        self.laterals = nn.ModuleDict(
+            {f"c{level}": nn.Conv2d(in_specs[f"c{level}"].channels, channels, 1) for level in read}
+        )
         self.smooth = nn.ModuleDict(
             {f"p{level}": nn.Conv2d(channels, channels, 3, padding=1) for level in read if f"p{level}" in out_levels}
         )
@@ -40,13 +43,14 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Features) -> Features:
         """The levels of `out_specs`, each (B, channels, H / stride, W / stride)."""
         merged: dict[str, Tensor] = {}
         above: Tensor | None = None
-        for name in reversed(self.laterals.keys()):
+        for name in reversed(list(self.laterals)):
             x = self.laterals[name](features[name])
             above = x if above is None else x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
             merged["p" + name[1:]] = above

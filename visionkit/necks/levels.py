@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from visionkit.errors import ConfigError
 from visionkit.structures import FeatureSpec
@@ -19,9 +20,14 @@ def pyramid_levels(neck: str, in_specs: Mapping[str, FeatureSpec], out_levels: S
     """The backbone's levels that a pyramid with `out_levels` reads, as numbers, and the coarsest level that it makes.
 
     Raises:
-        ConfigError: when `out_levels` asks for a level finer than the backbone's finest, or two input levels that
-            should double in stride do not; both sides are named.
+        ConfigError: when `out_levels` asks for a level finer than the backbone's finest or not named p and a number, or
+            two input levels that should double in stride do not; both sides are named.
     """
+    strange = [name for name in out_levels if not name.startswith("p")]
+    if strange:
+        raise ConfigError(
+            f"{neck} makes levels named p2, p3, …; a head reads {', '.join(strange)}, which it cannot make"
+        )
     given = {level_number(name): spec for name, spec in in_specs.items()}
     wanted = sorted(level_number(name) for name in out_levels)
     if not wanted:
@@ -30,7 +36,7 @@ def pyramid_levels(neck: str, in_specs: Mapping[str, FeatureSpec], out_levels: S
     if wanted[0] < min(given) or any(level not in given for level in range(wanted[0], max(given))):
         raise ConfigError(f"{neck}: a head reads p{wanted[0]}, but {have}; read coarser levels or use another backbone")
     read = [level for level in sorted(given) if level >= min(wanted[0], max(given))]
-    for finer, coarser in zip(read, read[1:], strict=False):
+    for finer, coarser in pairwise(read):
         if given[coarser].stride != 2 * given[finer].stride:
             raise ConfigError(f"{neck}: c{coarser} must have twice the stride of c{finer}, but {have}")
     return read, wanted[-1]

@@ -22,6 +22,9 @@ class PAFPN(nn.Module):
         channels: of every level, before `width`.
         depth: bottlenecks in each CSP block.
         width: factor on `channels`.
+
+    Raises:
+        ConfigError: see `pyramid_levels`.
     """
 
     def __init__(
@@ -36,12 +39,13 @@ class PAFPN(nn.Module):
         super().__init__()
         read, coarsest = pyramid_levels("PAFPN", in_specs, out_levels)
         channels = rounded(channels * width)
-        wanted = [level_number(name) for name in out_levels]
-        self.laterals = nn.ModuleDict({f"c{level}": ConvNorm(in_specs[f"c{level}"].channels, channels) for level in read})
+        self.laterals = nn.ModuleDict(
+            {f"c{level}": ConvNorm(in_specs[f"c{level}"].channels, channels) for level in read}
+        )
         self.down_path = nn.ModuleDict(
             {f"p{level}": CSPBlock(2 * channels, channels, depth, residual=False) for level in reversed(read[:-1])}
         )
-        upward = [level for level in range(read[0] + 1, coarsest + 1) if level <= max(wanted)]
+        upward = range(read[0] + 1, coarsest + 1)
         self.strided = nn.ModuleDict({f"p{level}": ConvNorm(channels, channels, 3, 2) for level in upward})
         self.up_path = nn.ModuleDict(
             {

@@ -26,7 +26,7 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def complete_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Complete IoU of (…, 4) and (…, 4): IoU less centre distance less aspect penalty (Zheng et al. 2020). In (−1.5, 1]."""
+    """IoU less centre distance less aspect penalty of (…, 4) and (…, 4), in (−1.5, 1] (Zheng et al. 2020)."""
     overlap = iou(first, second)
     hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
     diagonal = hull.square().sum(-1).clamp(min=1e-9)
@@ -60,4 +60,5 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, thres
         return boxes.new_zeros(0, dtype=torch.long)
     wide = boxes.double()
     shift = labels.to(wide) * (wide.max() - wide.min() + 1.0)
-    return torchvision.ops.nms(wide + shift[:, None], scores.double(), threshold)
+    kept: Tensor = torchvision.ops.nms(wide + shift[:, None], scores.double(), threshold)
+    return kept
