@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from visionkit.config import build, reader_arguments
 from visionkit.errors import ConfigError
-from visionkit.interfaces import Metric, Reader
+from visionkit.interfaces import Head, Metric, Reader
 from visionkit.metrics import CocoDetection, TopK
 from visionkit.model import VisionModel
-
-_METRICS = {frozenset({"boxes"}): CocoDetection, frozenset({"class_scores"}): TopK}
-"""The metric of a head, by the labels that it needs: a head is judged on what it learns from."""
 
 
 def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
@@ -75,29 +72,31 @@ def backbone_weights(weights: Any) -> str | None:
 
 def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | None = None) -> Reader:
     """Open one split, a role (train, val, test) or one of the source's own lists."""
-    return build(data["reader"], allow=allow)(**reader_arguments(data, split))
+    reader: Reader = build(data["reader"], allow=allow)(**reader_arguments(data, split))
+    return reader
 
 
 def build_metrics(model: VisionModel) -> dict[str, Metric]:
-    """A fresh metric for each head."""
+    """A fresh metric for each head, by the labels that it needs: a head is judged on what it learns from."""
     metrics: dict[str, Metric] = {}
-    for name, head in model.heads.items():
-        kind = _METRICS[head.needs]
-        extra = {"multi_label": head.multi_label} if kind is TopK else {}
-        metrics[name] = kind(head.classes, **extra)
+    for name, module in model.heads.items():
+        head = cast(Head, module)
+        if "boxes" in head.needs:
+            metrics[name] = cast(Metric, CocoDetection(head.classes))
+        else:
+            multi_label = bool(getattr(module, "multi_label", False))
+            metrics[name] = cast(Metric, TopK(head.classes, multi_label=multi_label))
     return metrics
 
 
-def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str]]:
-    """Per head, the source's id of each of the head's classes; a class that the source lacks gets its number from 1."""
+def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str | None]]:
+    """Per head, the source's id of each of the head's classes; None for a class that the source lacks."""
     known = dict(zip(reader.classes, reader.category_ids, strict=True))
-    return {
-        name: [known.get(label, number) for number, label in enumerate(head.classes, 1)]
-        for name, head in model.heads.items()
-    }
+    return {name: [known.get(label) for label in cast(Head, head).classes] for name, head in model.heads.items()}
 
 
 def _neck_levels(partials: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[str]:
     """The levels that heads read and the backbone does not give: heads say it in their argument `levels`."""
-    levels = [level for partial in partials.values() for level in inspect.signature(partial).parameters["levels"].default]
+    read = [inspect.signature(partial).parameters["levels"].default for partial in partials.values()]
+    levels = [level for one in read for level in one]
     return [level for level in dict.fromkeys(levels) if level not in backbone]

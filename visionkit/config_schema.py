@@ -111,7 +111,10 @@ class ScheduleConfig:
 
 @dataclass
 class EmaConfig:
-    """Moving average of the weights: decay per step, reached gradually over `warmup` steps; decay 0: the weights."""
+    """Moving average of the weights: decay per step, reached gradually over `warmup` steps; decay 0: the weights.
+
+    A short run averages over a quarter of its steps at most, reached within its first tenth.
+    """
 
     decay: float
     warmup: int

@@ -69,3 +69,9 @@ def test_distribution_focal_gradient_pulls_the_expectation_to_the_value():
 def test_losses_give_values_per_element():
     assert quality_focal(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)).shape == (2, 3, 4)
     assert distribution_focal(torch.zeros(2, 3, 4, 16), torch.zeros(2, 3, 4)).shape == (2, 3, 4)
+
+
+def test_a_distance_that_is_no_number_gives_a_loss_that_is_none_and_no_error():
+    loss = distribution_focal(torch.zeros(2, 8), torch.tensor([float("nan"), 3.0]))
+    assert loss[0].isnan()
+    assert loss[1] == pytest.approx(math.log(8))

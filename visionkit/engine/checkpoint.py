@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from visionkit.errors import CheckpointError
+from visionkit.errors import CheckpointError, ConfigError
 from visionkit.model import VisionModel
 
 SCHEMA = 1
@@ -29,7 +30,7 @@ class Checkpoint:
     Attributes:
         folder: where it lies.
         step: optimizer steps behind it.
-        description: what `visionkit.build.build_model` needs to rebuild the model, class names and preprocessing included.
+        description: what `visionkit.build.build_model` needs to rebuild the model, with class names and preprocessing.
         state: plain values of the run: epoch, best metric, updates of the EMA.
     """
 
@@ -44,7 +45,8 @@ class Checkpoint:
 
     def training_state(self) -> dict[str, Any]:
         """Optimizer, scaler and random-number states."""
-        return torch.load(self.folder / "training.pt", "cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(self.folder / "training.pt", "cpu", weights_only=True)
+        return state
 
 
 def save_checkpoint(
@@ -69,12 +71,15 @@ def save_checkpoint(
     """
     root = run_folder / "checkpoints"
     target = root / f"step-{step}"
-    temporary = root / f".step-{step}.{os.getpid()}"
+    temporary = root / f".step-{step}.new"
     try:
-        temporary.mkdir(parents=True)
-        save_file(_contiguous(model), temporary / "model.safetensors")
-        save_file(_contiguous(ema), temporary / "ema.safetensors")
-        torch.save(dict(training), temporary / "training.pt")
+        root.mkdir(parents=True, exist_ok=True)
+        _clear(root)
+        temporary.mkdir()
+        # As bytes: on a full disk the writers of torch and safetensors raise no OSError; safetensors' sets mode 600.
+        (temporary / "model.safetensors").write_bytes(save(_contiguous(model)))
+        (temporary / "ema.safetensors").write_bytes(save(_contiguous(ema)))
+        (temporary / "training.pt").write_bytes(_pickled(training))
         _write_json(temporary / "model.json", description)
         _write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, **state})
         (temporary / "config.yaml").write_text(config, encoding="utf-8")
@@ -83,16 +88,18 @@ def save_checkpoint(
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
         if target.exists():
-            shutil.rmtree(target)
+            _drop(target)
         temporary.rename(target)
         _flush(root)
-        _link(root / "last", target.name)
+        # `last` comes second: a run killed between the two is resumed before this step, and makes it again.
         if best or not (root / "best").is_dir():
             _link(root / "best", target.name)
+        _link(root / "last", target.name)
+        _drop_old(root)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{target}: not written ({error.strerror}); free space or give another run_dir") from error
-    _drop_old(root)
+        mend = "free space or give another run_dir"
+        raise CheckpointError(f"{target}: not written ({error.strerror}); {mend}") from error
     return target
 
 
@@ -107,7 +114,8 @@ def find_checkpoint(path: str | Path, link: str = "best") -> Path:
         if (folder / MANIFEST).is_file():
             return folder.resolve()
     if not path.exists():
-        raise CheckpointError(f"checkpoint={path}: there is no such folder; give a run folder or one of its checkpoints")
+        mend = "give a run folder or one of its checkpoints"
+        raise CheckpointError(f"checkpoint={path}: there is no such folder; {mend}")
     raise CheckpointError(f"checkpoint={path}: neither a checkpoint ({MANIFEST} lacks) nor a run folder that has one")
 
 
@@ -121,7 +129,8 @@ def open_checkpoint(path: str | Path, link: str = "best") -> Checkpoint:
     manifest = _read_json(folder / MANIFEST)
     schema = manifest.get("schema")
     if schema != SCHEMA:
-        raise CheckpointError(f"{folder}: schema {schema} is not known to this version (knows {SCHEMA}); update visionkit")
+        known = f"this version knows {SCHEMA}"
+        raise CheckpointError(f"{folder / MANIFEST}: schema {schema} is not known ({known}); update visionkit")
     files = manifest.get("files")
     if not isinstance(files, dict) or not {"ema.safetensors", "model.json", "state.json"} <= set(files):
         raise CheckpointError(f"{folder / MANIFEST}: damaged; use another checkpoint of the run")
@@ -132,7 +141,9 @@ def open_checkpoint(path: str | Path, link: str = "best") -> Checkpoint:
         if _fingerprint(file) != expected:
             raise CheckpointError(f"{file}: damaged (size or sha256 is not the manifest's); use another checkpoint")
     state = _read_json(folder / "state.json")
-    return Checkpoint(folder, int(state["step"]), _read_json(folder / "model.json"), state)
+    if not isinstance(state.get("step"), int):
+        raise CheckpointError(f"{folder / 'state.json'}: names no step; use another checkpoint of the run")
+    return Checkpoint(folder, state["step"], _read_json(folder / "model.json"), state)
 
 
 def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
@@ -148,7 +159,11 @@ def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
     from visionkit.build import build_model
 
     checkpoint = open_checkpoint(path)
-    model = build_model(checkpoint.description, allow=allow)
+    try:
+        model = build_model(checkpoint.description, allow=allow)
+    except (ConfigError, AttributeError, KeyError, TypeError) as error:
+        file, reason = checkpoint.folder / "model.json", f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{file}: cannot be built ({reason}); use the version that wrote it") from error
     load_state(model, checkpoint.weights("ema"), checkpoint.folder)
     return model.eval()
 
@@ -175,6 +190,12 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
+def _pickled(values: Mapping[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(values), buffer)
+    return buffer.getvalue()
+
+
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -184,18 +205,33 @@ def _flush(path: Path) -> None:
 
 
 def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.new")
     temporary.symlink_to(target, target_is_directory=True)
-    os.replace(temporary, link)
+    temporary.replace(link)
+
+
+def _clear(root: Path) -> None:
+    """Remove what a save that was killed has left: its names begin with a dot."""
+    for path in root.glob(".*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _drop(checkpoint: Path) -> None:
+    """Remove a checkpoint; killed half-way, it leaves nothing that looks like one."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _drop_old(root: Path) -> None:
     steps = sorted((int(path.name[5:]), path) for path in root.glob("step-*") if path.name[5:].isdigit())
-    best = (root / "best").resolve()
+    linked = {(root / link).resolve() for link in ("best", "last")}
     for _, path in steps[:-2]:
-        if path.resolve() != best:
-            shutil.rmtree(path)
+        if path.resolve() not in linked:
+            _drop(path)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -51,5 +51,5 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def channels_last_pays(backbone: nn.Module, device: torch.device) -> bool:
-    """Whether the channels_last layout is the faster one, as measured: on GPUs, and on CPUs with depthwise convolutions."""
+    """Whether channels_last is the faster layout, as measured: on GPUs, and on CPUs with depthwise convolutions."""
     return device.type == "cuda" or (device.type == "cpu" and getattr(backbone, "has_depthwise", False))

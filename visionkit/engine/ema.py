@@ -17,7 +17,7 @@ class EMA:
     Args:
         model: what is followed.
         decay: the decay that is reached in the end.
-        warmup: updates after which the decay has reached 63 % of it.
+        warmup: updates after which the decay has reached 63 % of it; 0: it is there from the first update on.
     """
 
     def __init__(self, model: nn.Module, *, decay: float = 0.9998, warmup: float = 1000.0) -> None:
@@ -33,7 +33,7 @@ class EMA:
     def update(self) -> None:
         """Take one step towards the model's present weights."""
         self.updates += 1
-        decay = self.decay * (1 - math.exp(-self.updates / self.warmup))
-        torch._foreach_lerp_(self._averages, self._sources, 1 - decay)
+        rise = 1 - math.exp(-self.updates / self.warmup) if self.warmup else 1.0
+        torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay * rise)
         for mine, theirs in self._copies:
             mine.copy_(theirs)

@@ -33,7 +33,7 @@ def evaluate(
     model: VisionModel,
     batches: Iterable[Batch],
     metrics: Mapping[str, Metric],
-    category_ids: Mapping[str, Sequence[int | str]],
+    category_ids: Mapping[str, Sequence[int | str | None]],
     device: torch.device,
 ) -> Evaluation:
     """Predict every batch in full precision and score it.
@@ -42,7 +42,8 @@ def evaluate(
         model: on `device`, in eval mode.
         batches: with geometries and labels (`EvaluationSet`).
         metrics: a fresh one for each head to be scored.
-        category_ids: per head, the source's id of each of the head's classes.
+        category_ids: per head, the source's id of each of the head's classes; None where the source lacks the class,
+            so that no row can tell of it.
         device: of the model.
     """
     result = Evaluation(rows={name: [] for name in metrics})
@@ -53,8 +54,12 @@ def evaluate(
             image_id = batch.image_ids[i]
             for name, metric in metrics.items():
                 metric.update(image_id, prediction[name], batch.labels[i])
-                rows = prediction[name].to_coco(image_id, category_ids[name])
-                result.rows[name] += [{**row, "file_name": batch.file_names[i]} for row in rows]
+                ids = category_ids[name]
+                for row in prediction[name].to_coco(image_id, range(len(ids))):
+                    category_id = ids[row["category_id"]]
+                    if category_id is not None:
+                        row |= {"category_id": category_id, "file_name": batch.file_names[i]}
+                        result.rows[name].append(row)
     for name, metric in metrics.items():
         result.numbers.update({f"{name}/{key}": value for key, value in metric.compute().items()})
         result.reasons.update({f"{name}/{key}": reason for key, reason in metric.reasons.items()})

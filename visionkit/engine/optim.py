@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "flat_cosine")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: with decay, and without it (biases, norms and every other vector or scalar)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
@@ -37,7 +38,7 @@ def create_optimizer(
     groups = parameter_groups(model, weight_decay)
     fused = next(model.parameters()).is_cuda
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), fused=fused)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 
 
@@ -48,7 +49,7 @@ class Schedule:
         name: cosine falls from the end of the warm-up on, flat_cosine from the share `flat` of the steps on.
         total_steps: of the whole run.
         warmup_steps: of the linear rise; at most a third of the run.
-        final: the factor at the last step.
+        final: the factor that it falls to, reached when the last step is taken.
         flat: see `name`; not read by cosine.
     """
 

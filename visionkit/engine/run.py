@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
 from visionkit.build import backbone_weights, build_metrics, build_model, build_reader, category_ids, describe_model
 from visionkit.config import evaluation_data
@@ -26,20 +29,25 @@ from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.optim import Schedule, create_optimizer
 from visionkit.engine.run_folder import (
     choose_run_folder,
+    made_folder,
     numbered_folder,
     start_logging,
+    stop_logging,
     write_beginning,
     write_status,
 )
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import ConfigError, DataError
-from visionkit.interfaces import Reader
+from visionkit.errors import ConfigError, DataError, UserError
+from visionkit.interfaces import Head, Reader
 from visionkit.model import VisionModel
 from visionkit.report.plots import plot_curves
+from visionkit.structures import Batch
 
 LOGGER = logging.getLogger("visionkit")
 _LEARNED_NOTHING = 0.02
+_SECONDS_BETWEEN_SAVES = 10.0
+"""Epochs shorter than this share a checkpoint, unless the metric improved or `engine.save_steps` asks for one."""
 
 
 def train_run(cfg: DictConfig) -> int:
@@ -50,11 +58,13 @@ def train_run(cfg: DictConfig) -> int:
         NonFiniteError: the loss stopped being a number.
     """
     device = resolve_device(cfg.device)
-    readers = {role: _open(cfg, role) for role in ("train", "val", "test") if cfg.data.splits[role] is not None}
+    _share_cores(_workers(cfg.data.workers, device), device)
+    opened = {role: _open(cfg, role) for role in ("train", "val", "test") if cfg.data.splits[role] is not None}
+    remarks = [line for role, reader in opened.items() for line in _remarks(role, reader)]
+    readers = {role: _first(reader, cfg.debug.images) for role, reader in opened.items()}
     description = describe_model(cfg, readers["train"])
     torch.manual_seed(cfg.seed)
-    if cfg.engine.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
     training, judging = _data_sets(cfg, model, readers)
 
@@ -62,21 +72,23 @@ def train_run(cfg: DictConfig) -> int:
     start_logging(folder)
     try:
         write_beginning(folder, cfg, device)
-        run = _Run(cfg, folder, device, description, judging, category_ids(model, readers["train"]))
-        trainer = run.trainer(model, training)
+        for line in remarks:
+            LOGGER.warning(line)
+        run = _Run(cfg, folder, device, description, training, judging)
+        trainer = run.trainer(model)
         if continued:
             run.resume(trainer)
-        run.announce(trainer, training)
+        run.announce(trainer)
         trainer.tracker.begin(trainer.step)
-        trainer.train()
-        run.finish(trainer)
-    except KeyboardInterrupt:
-        write_status(folder, "interrupted")
+        _train(run, trainer)
+        write_status(folder, "finished", step=trainer.step)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        with contextlib.suppress(OSError):  # the disk may be full; what is told is why the run ended
+            write_status(folder, "interrupted" if interrupted else "failed", error=str(error))
         raise
-    except Exception as error:
-        write_status(folder, "failed", error=str(error))
-        raise
-    write_status(folder, "finished", step=trainer.step)
+    finally:
+        stop_logging()
     return 0
 
 
@@ -87,20 +99,31 @@ def evaluate_run(cfg: DictConfig) -> int:
     model = load_model(checkpoint.folder).to(device)
     trained = OmegaConf.load(checkpoint.folder / "config.yaml")
     data = evaluation_data(trained.data, cfg.data)
+    _share_cores(_workers(data.workers, device), device)
     role = data.split or ("test" if data.splits.test is not None else "val")
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
     reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
-    reader = reader if cfg.debug.images is None else First(reader, cfg.debug.images)
-    judged = _judged(model, reader)
-    folder = Path(cfg.run_dir) if cfg.run_dir else numbered_folder(Path("runs") / "evaluate", trained.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    judged = _judged(model, _first(reader, cfg.debug.images))
+    folder = _evaluation_folder(cfg.run_dir, trained.name)
     model.use_memory_format(_memory_format(trained.engine.channels_last, model, device))
-    result = _evaluated(model, judged, data, device, category_ids(model, reader))
+    result = _evaluated(model, _judging_loader(judged, data, device), judged, device)
     write_evaluation(result, folder, split=data.splits.get(role, role))
     for name, value in result.numbers.items():
         print(f"{name:<32} {value:.4f}" if not math.isnan(value) else f"{name:<32} n/a ({result.reasons.get(name)})")
     print(f"written to {folder}")
     return 0
+
+
+def _train(run: _Run, trainer: Trainer) -> None:
+    """Train and finish; after the first step even a UserError is a failure of the run, with another exit code."""
+    begun = trainer.step
+    try:
+        trainer.train()
+        run.finish(trainer)
+    except UserError as error:
+        if trainer.step == begun:
+            raise
+        raise RuntimeError(str(error)) from error
 
 
 @dataclass
@@ -111,16 +134,19 @@ class _Run:
     folder: Path
     device: torch.device
     description: Mapping[str, Any]
+    training: TrainingSet
     judging: Mapping[str, EvaluationSet]
-    category_ids: Mapping[str, list[int | str]]
     best: float = -math.inf
     best_step: int = 0
+    saved_at: float = -math.inf
+    loaders: dict[str, DataLoader[Batch]] = field(default_factory=dict)
 
-    def trainer(self, model: VisionModel, training: TrainingSet) -> Trainer:
+    def trainer(self, model: VisionModel) -> Trainer:
         cfg = self.cfg
         engine = cfg.engine
         if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = not engine.deterministic
+            # Trying out every convolution took 10 s longer than it saved in a run of 1,000 steps on an H200.
+            torch.backends.cudnn.benchmark = False
         model.to(self.device).use_memory_format(_memory_format(engine.channels_last, model, self.device))
         optimizer = create_optimizer(
             cfg.optim.name,
@@ -130,9 +156,8 @@ class _Run:
             momentum=cfg.optim.momentum or 0.0,
             betas=tuple(cfg.optim.betas or (0.9, 0.999)),
         )
-        steps_per_epoch, total_steps = _steps(cfg, len(training))
-        self._loading = {"dataset": training, "workers": _workers(cfg.data.workers, self.device), "device": self.device}
-        ema = EMA(model, decay=engine.ema.decay, warmup=engine.ema.warmup)
+        steps_per_epoch, total_steps = _steps(cfg, len(self.training))
+        ema = _ema(model, engine.ema.decay, engine.ema.warmup, total_steps)
         if engine.compile:
             model.compile()
         return Trainer(
@@ -140,7 +165,7 @@ class _Run:
             optimizer=optimizer,
             schedule=_schedule(cfg, total_steps),
             ema=ema,
-            batches=self._batches(0),
+            batches=self.batches(0),
             device=self.device,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
@@ -155,25 +180,23 @@ class _Run:
             max_bad_steps=engine.max_bad_steps,
         )
 
-    def _batches(self, step: int) -> Iterator:
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The endless batches from optimizer step `step` on."""
         cfg = self.cfg
-        sampler = EpochSampler(
-            len(self._loading["dataset"]),
-            cfg.data.batch_size,
-            seed=cfg.seed,
-            start=step * cfg.engine.accumulate,
-        )
-        return batches(training_loader(self._loading["dataset"], sampler, **{k: self._loading[k] for k in ("workers", "device")}))
+        start = step * cfg.engine.accumulate
+        sampler = EpochSampler(len(self.training), cfg.data.batch_size, seed=cfg.seed, start=start)
+        workers = _workers(cfg.data.workers, self.device)
+        return batches(_apart(training_loader(self.training, sampler, workers=workers, device=self.device)))
 
     def headline(self, model: VisionModel) -> str:
         """The "head/metric" that selects the best checkpoint; of several heads the first one's."""
         name, metric = next(iter(build_metrics(model).items()))
         return f"{name}/{metric.headline}"
 
-    def announce(self, trainer: Trainer, training: TrainingSet) -> None:
+    def announce(self, trainer: Trainer) -> None:
         parameters = sum(p.numel() for p in trainer.model.parameters())
         judged = ", ".join(f"{len(judged)} {role}" for role, judged in self.judging.items())
-        LOGGER.info(f"run {self.folder}: {len(training)} training images, {judged or 'none to evaluate on'}")
+        LOGGER.info(f"run {self.folder}: {len(self.training)} training images, {judged or 'none to evaluate on'}")
         LOGGER.info(
             f"{parameters / 1e6:.2f} M parameters on {self.device} in {str(trainer.precision).removeprefix('torch.')}, "
             f"steps {trainer.step} to {trainer.total_steps}, {trainer.steps_per_epoch} an epoch, batch "
@@ -186,26 +209,29 @@ class _Run:
         load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
         trainer.load_state(checkpoint.training_state())
         trainer.step = checkpoint.step
-        trainer.batches = self._batches(trainer.step)
+        trainer.batches = self.batches(trainer.step)
         best = checkpoint.state["best"]
         self.best, self.best_step = (-math.inf if best is None else best), checkpoint.state["best_step"]
         LOGGER.info(f"resumed {checkpoint.folder}")
 
     def end_of_epoch(self, trainer: Trainer) -> None:
-        trainer.tracker.training_pauses()
         epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
         epoch = math.ceil(trainer.step / trainer.steps_per_epoch)
         last = trainer.step == trainer.total_steps
         numbers: dict[str, float] = {}
-        is_best = "val" not in self.judging
-        if not is_best and (last or epoch % self.cfg.engine.evaluate_every == 0):
-            numbers = self.evaluated(trainer.ema.model, "val").numbers
+        judged = "val" in self.judging
+        is_best = not judged
+        if judged and (last or epoch % self.cfg.engine.evaluate_every == 0):
+            numbers = self.evaluated(trainer, "val").numbers
             value = numbers[trainer.tracker.headline]
-            is_best = value > self.best
-            self.best = value if is_best else self.best
+            # Without any number yet (val has nothing to find, say) the last is the best.
+            is_best = value > self.best or (math.isnan(value) and math.isinf(self.best))
+            self.best = value if value > self.best else self.best
         self.best_step = trainer.step if is_best else self.best_step
-        self.save(trainer, best=is_best)
+        # Before the checkpoint: a resumed run cuts off the lines past its checkpoint, and cannot add missing ones.
         trainer.tracker.log_epoch(trainer.step, epoch, epochs, numbers)
+        if last or (judged and is_best) or time.monotonic() - self.saved_at > _SECONDS_BETWEEN_SAVES:
+            self.save(trainer, best=is_best)
 
     def save(self, trainer: Trainer, *, best: bool = False) -> None:
         save_checkpoint(
@@ -223,16 +249,20 @@ class _Run:
             config=OmegaConf.to_yaml(self.cfg, resolve=True),
             best=best,
         )
+        self.saved_at = time.monotonic()
 
-    def evaluated(self, model: VisionModel, role: str) -> Evaluation:
-        return _evaluated(model, self.judging[role], self.cfg.data, self.device, self.category_ids)
+    def evaluated(self, trainer: Trainer, role: str) -> Evaluation:
+        """Score the EMA weights on a role's split."""
+        if role not in self.loaders:  # kept, so that its worker processes start once
+            self.loaders[role] = _judging_loader(self.judging[role], self.cfg.data, self.device)
+        return _evaluated(cast(VisionModel, trainer.ema.model), self.loaders[role], self.judging[role], self.device)
 
     def finish(self, trainer: Trainer) -> None:
         """Score the EMA weights of the best checkpoint, write the final numbers, and say them."""
         checkpoint = open_checkpoint(self.folder, "best")
         load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
         role = next((role for role in ("test", "val") if role in self.judging), None)
-        result = self.evaluated(trainer.ema.model, role) if role else Evaluation()
+        result = self.evaluated(trainer, role) if role else Evaluation()
         split = self.cfg.data.splits[role] if role else "none"
         write_evaluation(result, self.folder, split=split)
         plot_curves(self.folder / "metrics.jsonl", self.folder / "plots")
@@ -252,12 +282,18 @@ def _open(cfg: DictConfig, role: str) -> Reader:
     problems = fast_check(reader)
     if problems:
         raise DataError(report(problems))
-    for problem in getattr(reader, "problems", ()):
-        LOGGER.warning(f"left out: {problem}")
-    if role == "train":
-        for warning in class_warnings(reader):
-            LOGGER.warning(warning)
-    return reader if cfg.debug.images is None else First(reader, cfg.debug.images)
+    return reader
+
+
+def _remarks(role: str, reader: Reader) -> list[str]:
+    """What somebody should know of the data before they are trained on."""
+    problems = getattr(reader, "problems", ())
+    left_out = [f"{role}: left out by data.on_error=skip: {report(problems)}"] if problems else []
+    return [*getattr(reader, "notes", ()), *left_out, *(class_warnings(reader) if role == "train" else ())]
+
+
+def _first(reader: Reader, images: int | None) -> Reader:
+    return reader if images is None else First(reader, images)
 
 
 def _data_sets(
@@ -266,8 +302,12 @@ def _data_sets(
     source = readers["train"]
     lacking = sorted(model.needs - source.fields)
     if lacking:
-        raise ConfigError(f"task={cfg.task}: needs {', '.join(lacking)}, but the data knows only {', '.join(sorted(source.fields))}")
+        has = ", ".join(sorted(source.fields))
+        raise ConfigError(
+            f"task={cfg.task}: needs {', '.join(lacking)}, but the data has only {has}; choose another task"
+        )
     _, total_steps = _steps(cfg, len(source))
+    transforms: Any = OmegaConf.to_container(cfg.augment.transforms, resolve=True)
     mosaic = Mosaic(model.preprocess.canvas, **cfg.augment.mosaic, fill=model.preprocess.fill)
     training = TrainingSet(
         source,
@@ -276,7 +316,7 @@ def _data_sets(
         fields=model.needs,
         epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(source),
         seed=cfg.seed,
-        augment=Augment(OmegaConf.to_container(cfg.augment.transforms, resolve=True)),
+        augment=Augment(transforms),
         mosaic=mosaic if mosaic.p > 0 else None,
         cache=cfg.data.cache,
     )
@@ -288,21 +328,39 @@ def _judged(model: VisionModel, reader: Reader) -> EvaluationSet:
     return EvaluationSet(reader, model.preprocess, classes=_classes(model), fields=model.needs)
 
 
+def _evaluation_folder(run_dir: str | None, name: str) -> Path:
+    if run_dir is None:
+        return numbered_folder(Path("runs") / "evaluate", name)
+    if (Path(run_dir) / "checkpoints").exists():
+        raise ConfigError(f"run_dir={run_dir}: is the folder of a run, whose metrics.json stays; give another folder")
+    return made_folder(Path(run_dir))
+
+
 def _classes(model: VisionModel) -> tuple[str, ...]:
     """The class list that labels are mapped to; heads that share a field share it."""
-    lists = {head.classes for head in model.heads.values()}
+    lists = {cast(Head, head).classes for head in model.heads.values()}
     if len(lists) != 1:
         raise ConfigError("head.<name>.classes: the heads must have one class list")
     (classes,) = lists
     return classes
 
 
+def _judging_loader(judged: EvaluationSet, data: DictConfig, device: torch.device) -> DataLoader[Batch]:
+    # Of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's number.
+    workers = min(_workers(data.workers, device), math.ceil(len(judged) / 16))
+    return _apart(evaluation_loader(judged, batch_size=16, workers=workers, device=device))
+
+
+def _apart(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """A loader draws a seed as it starts; not from the run's own stream, since a resumed run starts loaders anew."""
+    loader.generator = torch.Generator()
+    return loader
+
+
 def _evaluated(
-    model: VisionModel, judged: EvaluationSet, data: DictConfig, device: torch.device, ids: Mapping[str, list[int | str]]
+    model: VisionModel, loader: DataLoader[Batch], judged: EvaluationSet, device: torch.device
 ) -> Evaluation:
-    # Batches of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's number.
-    loader = evaluation_loader(judged, batch_size=16, workers=_workers(data.workers, device), device=device)
-    return evaluate(model.eval(), batches(loader), build_metrics(model), ids, device)
+    return evaluate(model.eval(), batches(loader), build_metrics(model), category_ids(model, judged.reader), device)
 
 
 def _steps(cfg: DictConfig, images: int) -> tuple[int, int]:
@@ -319,11 +377,28 @@ def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:
     return Schedule(cfg.schedule.name, total_steps=total_steps, warmup_steps=warmup, final=cfg.schedule.final, **flat)
 
 
+def _ema(model: VisionModel, decay: float, warmup: float, total_steps: int) -> EMA:
+    """A short run averages over less: a quarter of its steps at most, reached within its first tenth."""
+    return EMA(model, decay=max(0.0, min(decay, 1 - 4 / total_steps)), warmup=max(1.0, min(warmup, total_steps / 10)))
+
+
 def _workers(wanted: int | str, device: torch.device) -> int:
-    """auto: on a GPU a process a core but one, at most 16; on a CPU none, since they would take the cores of training."""
+    """auto: on a GPU a process a core but one, at most 16; on a CPU a quarter of the cores, at least one of several."""
     if wanted != "auto":
         return int(wanted)
-    return min(16, max(1, len(os.sched_getaffinity(0)) - 1)) if device.type == "cuda" else 0
+    if device.type == "cuda":
+        return min(16, max(1, _cores() - 1))
+    return max(min(1, _cores() - 1), _cores() // 4)
+
+
+def _share_cores(workers: int, device: torch.device) -> None:
+    """Leave the workers' cores to them: a compute thread that waits for a core makes all the others wait."""
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _cores() - workers))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_format(wanted: bool | str, model: VisionModel, device: torch.device) -> torch.memory_format:

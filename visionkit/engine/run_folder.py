@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from visionkit.engine.checkpoint import find_checkpoint
+from visionkit.engine.checkpoint import MANIFEST
 from visionkit.errors import CheckpointError, ConfigError, UserError, listed
 
 LOGGER = logging.getLogger("visionkit")
@@ -35,22 +35,29 @@ def choose_run_folder(cfg: DictConfig) -> tuple[Path, bool]:
     root = Path("runs") / cfg.task
     if cfg.resume not in ("none", "auto"):
         folder = Path(cfg.resume)
-        find_checkpoint(folder, "last")
+        if cfg.run_dir and Path(cfg.run_dir).resolve() != folder.resolve():
+            raise ConfigError(f"run_dir={cfg.run_dir}: the run goes on in its own folder, {folder}; leave run_dir out")
+        if not _has_checkpoint(folder):
+            mend = "give the folder of a run, or resume=auto"
+            raise CheckpointError(f"resume={folder}: no run with a checkpoint is there; {mend}")
         _refuse_changes(folder, cfg)
         return folder, True
     candidates = [Path(cfg.run_dir)] if cfg.run_dir else [root / "latest"]
     if cfg.resume == "auto":
         for folder in candidates:
-            if (folder / "checkpoints" / "last").exists() and (cfg.run_dir or _unfinished(folder, cfg)):
+            if _has_checkpoint(folder) and (cfg.run_dir or _unfinished(folder, cfg)):
                 _refuse_changes(folder, cfg)
                 return folder.resolve(), True
     if cfg.run_dir:
-        return _made(Path(cfg.run_dir)), False
+        folder = Path(cfg.run_dir)
+        if cfg.resume == "auto" and (folder / "status.json").is_file():
+            return folder, False  # a run that ended before its first checkpoint: there is nothing to continue
+        return _made(folder), False
     folder = numbered_folder(root, cfg.name)
     link = root / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name, target_is_directory=True)
-    os.replace(link, root / "latest")
+    link.replace(root / "latest")
     return folder, False
 
 
@@ -58,8 +65,8 @@ def numbered_folder(root: Path, name: str) -> Path:
     """Make the first free root/name-NNN; two processes never get the same one."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.name[len(name) + 1 :]) for path in root.glob(f"{name}-*") if path.name[len(name) + 1 :].isdigit()]
-        number = max(taken, default=0)
+        ends = [path.name.removeprefix(f"{name}-") for path in root.iterdir()]
+        number = max((int(end) for end in ends if end.isdecimal()), default=0)
         while True:
             number += 1
             try:
@@ -90,24 +97,33 @@ def write_status(folder: Path, status: str, **more: Any) -> None:
     """Write status.json in one step: running, finished, failed or interrupted."""
     temporary = folder / f".status.{os.getpid()}"
     temporary.write_text(json.dumps({"status": status, **more}) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "status.json")
+    temporary.replace(folder / "status.json")
 
 
 def start_logging(folder: Path) -> None:
     """Say what is logged on the terminal and in train.log."""
+    stop_logging()
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
-    for handler in list(LOGGER.handlers):
-        LOGGER.removeHandler(handler)
-        handler.close()
     for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log", encoding="utf-8")):
         handler.setFormatter(logging.Formatter("%(message)s"))
         LOGGER.addHandler(handler)
 
 
-def _made(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run_dir={folder}: is not empty; resume=auto continues a run, else give another folder")
+def stop_logging() -> None:
+    """Close what `start_logging` opened."""
+    LOGGER.propagate = True
+    for handler in list(LOGGER.handlers):
+        LOGGER.removeHandler(handler)
+        handler.close()
+
+
+def made_folder(folder: Path) -> Path:
+    """Make `folder`, and see that it can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
@@ -115,6 +131,16 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"run_dir={folder}: cannot be written ({error.strerror}); give another folder") from error
     return folder
+
+
+def _made(folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"run_dir={folder}: is not empty; resume=auto continues a run, else give another folder")
+    return made_folder(folder)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / "checkpoints" / "last" / MANIFEST).is_file()
 
 
 def _unfinished(folder: Path, cfg: DictConfig) -> bool:
@@ -128,8 +154,10 @@ def _unfinished(folder: Path, cfg: DictConfig) -> bool:
 def _changes(folder: Path, cfg: DictConfig) -> list[str]:
     file = folder / "config.yaml"
     if not file.is_file():
-        raise CheckpointError(f"{file}: is missing, so this run cannot be resumed; start a new one with another run_dir")
-    before, after = _flat(OmegaConf.to_container(OmegaConf.load(file))), _flat(OmegaConf.to_container(cfg, resolve=True))
+        mend = "start a new one with another run_dir"
+        raise CheckpointError(f"{file}: is missing, so this run cannot be resumed; {mend}")
+    before = _flat(OmegaConf.to_container(OmegaConf.load(file)))
+    after = _flat(OmegaConf.to_container(cfg, resolve=True))
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
@@ -142,8 +170,8 @@ def _refuse_changes(folder: Path, cfg: DictConfig) -> None:
     changes = _changes(folder, cfg)
     if changes:
         raise ConfigError(
-            f"resume: the run in {folder} was started with another configuration ({listed(changes, 4)}); resume it with "
-            f"the same keys, or start a new run"
+            f"resume: the run in {folder} was started with another configuration ({listed(changes, 4)}); resume it "
+            f"with the same keys, or start a new run"
         )
 
 

@@ -26,7 +26,8 @@ class Tracker:
         self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
         self.total_steps, self.headline = total_steps, headline
         self.start_step, self.training_seconds = 0, 0.0
-        self._losses: dict[str, float] = {}
+        self._loss = math.nan
+        self._started = self._began = time.perf_counter()
         self._reset()
 
     def begin(self, step: int) -> None:
@@ -35,7 +36,10 @@ class Tracker:
         if self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            self.metrics.write_text("".join(kept), encoding="utf-8")
+            shorter = self.metrics.with_name(f".{self.metrics.name}")
+            shorter.write_text("".join(kept), encoding="utf-8")
+            shorter.replace(self.metrics)
+        self._started = self._began = time.perf_counter()
         self._reset()
 
     def waited(self, seconds: float) -> None:
@@ -48,19 +52,23 @@ class Tracker:
 
     def log_step(self, step: int, losses: Mapping[str, float], *, lr: float) -> None:
         """A line for one logged step: mean losses since the last one."""
-        self._losses = dict(losses)
-        self._write(self.metrics, {"step": step, **{name: round(v, 6) for name, v in losses.items()}, "lr": lr})
+        self._loss = losses["total"]
+        rounded = {name: round(value, 6) for name, value in losses.items()}
+        self._write(self.metrics, {"step": step, **_without_nan(rounded), "lr": lr})
 
     def training_pauses(self) -> None:
         """Stop the training clock: evaluation and saving are not training."""
-        self._paused = time.perf_counter()
+        self._seconds += time.perf_counter() - self._began
+
+    def training_resumes(self) -> None:
+        """Let the training clock go on."""
+        self._began = time.perf_counter()
 
     def log_epoch(self, step: int, epoch: int, epochs: int, numbers: Mapping[str, float]) -> None:
-        """A line for one epoch, the progress line, and the clock for the next one."""
-        seconds = (self._paused or time.perf_counter()) - self._began
+        """A line for one epoch, and the progress line; the training clock must have been stopped."""
+        seconds = self._seconds
         self.training_seconds += seconds
-        told = {name: None if math.isnan(value) else value for name, value in numbers.items()}
-        self._write(self.metrics, {"step": step, "epoch": epoch, **told})
+        self._write(self.metrics, {"step": step, "epoch": epoch, **_without_nan(numbers)})
         rate = self._images / max(seconds, 1e-9)
         waiting = self._waiting / max(seconds, 1e-9)
         elapsed = time.perf_counter() - self._started
@@ -73,18 +81,20 @@ class Tracker:
         metric = numbers.get(self.headline)
         shown = f"{self.headline} {metric:.4f}" if metric is not None and not math.isnan(metric) else "not evaluated"
         LOGGER.info(
-            f"epoch {epoch}/{epochs}  loss {self._losses.get('total', math.nan):.3f}  {shown}  {rate:.0f} images/s  "
+            f"epoch {epoch}/{epochs}  loss {self._loss:.3f}  {shown}  {rate:.0f} images/s  "
             f"{left // 60:.0f}:{left % 60:02.0f} left  {waiting:.0%} waiting for data"
         )
-        self._reset(keep_start=True)
+        self._reset()
 
-    def _reset(self, *, keep_start: bool = False) -> None:
-        self._began = time.perf_counter()
-        if not keep_start:
-            self._started = self._began
-        self._images, self._waiting, self._paused = 0, 0.0, None
+    def _reset(self) -> None:
+        self._images, self._waiting, self._seconds = 0, 0.0, 0.0
 
     @staticmethod
     def _write(path: Path, line: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no nan."""
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()}

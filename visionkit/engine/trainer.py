@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,12 +61,14 @@ class Trainer:
     max_bad_steps: int = 0
     step: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
+    losses: _LossSums = field(init=False)
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        self._guard = _FiniteGuard(self.optimizer, self.device, self.max_bad_steps)
+        self.losses = _LossSums(self.device)
+        self._guard = _FiniteGuard(self.model, self.optimizer, self.device, self.max_bad_steps)
 
     @property
     def epoch(self) -> int:
@@ -80,7 +82,6 @@ class Trainer:
             NonFiniteError: see `max_bad_steps`; the model's weights are those before the bad step.
         """
         self.model.train()
-        sums = _LossSums()
         while self.step < self.total_steps:
             # ------------------------------------------------------------------------------------------------ batches
             began = time.perf_counter()
@@ -95,6 +96,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             losses: dict[str, Tensor] = {}
+            self._guard.begin()
             for batch in micro_batches:
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     micro = self.model(batch.images, replace(batch.targets, totals=totals))
@@ -106,28 +108,32 @@ class Trainer:
             fine = self._guard.check(self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled())
             if fine:
                 self.scaler.step(self.optimizer)
-                self.scaler.update()
                 self.ema.update()
+            self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.tracker.trained(sum(len(batch.images) for batch in micro_batches))
-            sums.add(losses)
+            self.losses.add(losses)
 
             # ----------------------------------------------------------------------------------- log, evaluate, save
             last = self.step == self.total_steps
             epoch_ends = self.step % self.steps_per_epoch == 0
             if self.step % self.log_steps == 0 or epoch_ends or last:
-                self.tracker.log_step(self.step, sums.means(), lr=self.optimizer.param_groups[0]["lr"])
+                self.tracker.log_step(self.step, self.losses.means(), lr=self.optimizer.param_groups[0]["lr"])
             if epoch_ends or last:
                 self._guard.settle()
+                self.tracker.training_pauses()
                 self.end_of_epoch(self)
                 self.model.train()
+                self.tracker.training_resumes()
             elif self.save_steps and self.step % self.save_steps == 0:
                 self._guard.settle()
+                self.tracker.training_pauses()
                 self.save(self)
+                self.tracker.training_resumes()
 
     def state(self) -> dict[str, Any]:
-        """What continues the run exactly, beside the weights: optimizer, scaler, random numbers, EMA's count."""
+        """What continues the run exactly, beside the weights: optimizer, scaler, random numbers, counts and sums."""
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -136,6 +142,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "random": random,
             "ema_updates": self.ema.updates,
+            "bad_steps": self._guard.bad_steps,
+            "losses": self.losses.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -146,40 +154,59 @@ class Trainer:
         if self.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
         self.ema.updates = state["ema_updates"]
+        self._guard.bad_steps = state["bad_steps"]
+        self.losses.load_state(state["losses"])
 
 
 class _LossSums:
-    """Running sums of the losses on their device, read only when they are logged."""
+    """Running sums of the losses on their device, read only when they are logged. Steps not finite are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.steps = 0
+        self.sums, self.steps = torch.zeros((), device=device), torch.zeros((), device=device)
 
-    def add(self, losses: dict[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor]) -> None:
         values = torch.stack(list(losses.values()))
+        finite = torch.isfinite(values).all()
         self.names = list(losses)
-        self.sums = values if self.sums is None else self.sums + values
-        self.steps += 1
+        self.sums = self.sums + torch.where(finite, values, 0.0)
+        self.steps = self.steps + finite
 
     def means(self) -> dict[str, float]:
-        assert self.sums is not None
+        """The means since the last call; nan without a finite step."""
         means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
-        self.sums, self.steps = None, 0
+        self.sums, self.steps = torch.zeros_like(self.steps), torch.zeros_like(self.steps)
         return means
+
+    def state(self) -> dict[str, Any]:
+        return {"names": list(self.names), "sums": self.sums, "steps": self.steps}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.names = list(state["names"])
+        self.sums, self.steps = state["sums"].to(self.device), state["steps"].to(self.device)
 
 
 class _FiniteGuard:
     """Keeps a step whose loss or gradient is not finite from being taken.
 
     On a GPU the optimizer's fused kernel is told on the device to skip it, and the flag is read one step later, so
-    that nothing waits for it; elsewhere it is read at once.
+    that nothing waits for it; elsewhere it is read at once. Where bad steps are passed over, the buffers are put back
+    too: the statistics of a BatchNorm that once were not finite would never be so again.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, allowed: int) -> None:
+    def __init__(
+        self, model: VisionModel, optimizer: torch.optim.Optimizer, device: torch.device, allowed: int
+    ) -> None:
         self.optimizer, self.on_gpu, self.allowed = optimizer, device.type == "cuda", allowed
+        self.buffers = list(model.buffers()) if allowed else []
+        self.buffers_before: list[Tensor] = []
         self.bad_steps = 0
         self.pending: tuple[int, Tensor, Sequence[object], torch.cuda.Event] | None = None
+
+    def begin(self) -> None:
+        """Call before the step's first forward."""
+        self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
     def check(self, step: int, loss: Tensor, norm: Tensor, image_ids: Sequence[object], *, scaled: bool) -> bool:
         """Whether the step may be taken (on a GPU always: the kernel decides).
@@ -188,17 +215,19 @@ class _FiniteGuard:
         course and passes over them by itself.
         """
         bad = ~torch.isfinite(loss.detach() if scaled else loss.detach() + norm)
+        for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
+            buffer.copy_(torch.where(bad, before, buffer))
         if not self.on_gpu:
             if bool(bad):
                 self._count(step, image_ids)
                 return False
             return True
         if not scaled:
-            self.optimizer.found_inf = bad.float()
-            self.optimizer.grad_scale = None
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         self.settle()
         flag = bad.to("cpu", non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self.pending = (step, flag, image_ids, event)
         return True

@@ -60,7 +60,7 @@ class DenseDetection(nn.Module):
         channels: int | None = None,
         width: float = 1.0,
         bins: int = 16,
-        gamma: float = 2.0,
+        gamma: float = 1.0,
         assigner: TaskAligned | None = None,
         candidates: int = 1000,
         score_threshold: float = 0.001,

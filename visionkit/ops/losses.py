@@ -31,7 +31,7 @@ def distribution_focal(logits: Tensor, values: Tensor) -> Tensor:
     """
     bins = logits.shape[-1]
     values = values.clamp(0, bins - 1 - 1e-3)
-    low = values.floor().long()
+    low = values.floor().long().clamp(0, bins - 2)  # where a value is no number, an index all the same
     share = values - low
     log_probabilities = F.log_softmax(logits, -1)
     pair = log_probabilities.gather(-1, torch.stack([low, low + 1], -1))
