@@ -27,8 +27,6 @@ class CSP(nn.Module):
         weights: None, or the path of a state dict of this very network.
     """
 
-    has_depthwise = False
-
     def __init__(
         self, size: str = "nano", *, width: float = 1.0, in_channels: int = 3, weights: str | None = None
     ) -> None:

@@ -37,7 +37,6 @@ class Torchvision(nn.Module):
         if in_channels != 3 and weights is not None:
             raise ConfigError(f"Torchvision: weights for 3 channels cannot take {in_channels}; use weights=none")
         network = _network(name, weights)
-        self.has_depthwise = name in _MOBILENETS
         stages = _resnet_stages(network) if name in _RESNETS else _mobilenet_stages(network)
         if in_channels != 3:
             _replace_first_convolution(stages[0], in_channels)

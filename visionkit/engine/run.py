@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from visionkit.data.loader import batches
 from visionkit.data.readers.first import First
 from visionkit.data.validate import class_warnings, fast_check, report
 from visionkit.engine.checkpoint import load_model, load_state, open_checkpoint, save_checkpoint
-from visionkit.engine.device import autocast_dtype, channels_last_pays, resolve_device
+from visionkit.engine.device import autocast_dtype, loader_workers, memory_format, resolve_device, share_cores
 from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.optim import Schedule, create_optimizer
@@ -58,7 +57,7 @@ def train_run(cfg: DictConfig) -> int:
         NonFiniteError: the loss stopped being a number.
     """
     device = resolve_device(cfg.device)
-    _share_cores(_workers(cfg.data.workers, device), device)
+    share_cores(loader_workers(cfg.data.workers, device), device)
     opened = {role: _open(cfg, role) for role in ("train", "val", "test") if cfg.data.splits[role] is not None}
     remarks = [line for role, reader in opened.items() for line in _remarks(role, reader)]
     readers = {role: _first(reader, cfg.debug.images) for role, reader in opened.items()}
@@ -99,13 +98,13 @@ def evaluate_run(cfg: DictConfig) -> int:
     model = load_model(checkpoint.folder).to(device)
     trained = OmegaConf.load(checkpoint.folder / "config.yaml")
     data = evaluation_data(trained.data, cfg.data)
-    _share_cores(_workers(data.workers, device), device)
+    share_cores(loader_workers(data.workers, device), device)
     role = data.split or ("test" if data.splits.test is not None else "val")
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
     reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
     judged = _judged(model, _first(reader, cfg.debug.images))
     folder = _evaluation_folder(cfg.run_dir, trained.name)
-    model.use_memory_format(_memory_format(trained.engine.channels_last, model, device))
+    model.use_memory_format(memory_format(trained.engine.channels_last, device))
     result = _evaluated(model, _judging_loader(judged, data, device), judged, device)
     write_evaluation(result, folder, split=data.splits.get(role, role))
     for name, value in result.numbers.items():
@@ -147,7 +146,7 @@ class _Run:
         if self.device.type == "cuda":
             # Trying out every convolution took 10 s longer than it saved in a run of 1,000 steps on an H200.
             torch.backends.cudnn.benchmark = False
-        model.to(self.device).use_memory_format(_memory_format(engine.channels_last, model, self.device))
+        model.to(self.device).use_memory_format(memory_format(engine.channels_last, self.device))
         optimizer = create_optimizer(
             cfg.optim.name,
             model,
@@ -185,7 +184,7 @@ class _Run:
         cfg = self.cfg
         start = step * cfg.engine.accumulate
         sampler = EpochSampler(len(self.training), cfg.data.batch_size, seed=cfg.seed, start=start)
-        workers = _workers(cfg.data.workers, self.device)
+        workers = loader_workers(cfg.data.workers, self.device)
         return batches(_apart(training_loader(self.training, sampler, workers=workers, device=self.device)))
 
     def headline(self, model: VisionModel) -> str:
@@ -347,7 +346,7 @@ def _classes(model: VisionModel) -> tuple[str, ...]:
 
 def _judging_loader(judged: EvaluationSet, data: DictConfig, device: torch.device) -> DataLoader[Batch]:
     # Of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's number.
-    workers = min(_workers(data.workers, device), math.ceil(len(judged) / 16))
+    workers = min(loader_workers(data.workers, device), math.ceil(len(judged) / 16))
     return _apart(evaluation_loader(judged, batch_size=16, workers=workers, device=device))
 
 
@@ -380,27 +379,3 @@ def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:
 def _ema(model: VisionModel, decay: float, warmup: float, total_steps: int) -> EMA:
     """A short run averages over less: a quarter of its steps at most, reached within its first tenth."""
     return EMA(model, decay=max(0.0, min(decay, 1 - 4 / total_steps)), warmup=max(1.0, min(warmup, total_steps / 10)))
-
-
-def _workers(wanted: int | str, device: torch.device) -> int:
-    """auto: on a GPU a process a core but one, at most 16; on a CPU a quarter of the cores, at least one of several."""
-    if wanted != "auto":
-        return int(wanted)
-    if device.type == "cuda":
-        return min(16, max(1, _cores() - 1))
-    return max(min(1, _cores() - 1), _cores() // 4)
-
-
-def _share_cores(workers: int, device: torch.device) -> None:
-    """Leave the workers' cores to them: a compute thread that waits for a core makes all the others wait."""
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() - workers))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory_format(wanted: bool | str, model: VisionModel, device: torch.device) -> torch.memory_format:
-    pays = channels_last_pays(model.backbone, device) if wanted == "auto" else bool(wanted)
-    return torch.channels_last if pays else torch.contiguous_format
