@@ -39,9 +39,10 @@ def test_a_description_is_plain_and_holds_no_path(reader, tmp_path):
     import json
 
     weights = tmp_path / "backbone.pt"
-    torch.save(build_model(described(reader, "task=classify")).backbone.state_dict(), weights)
+    whole = ("task=classify", "head.classification.levels=[c5]")
+    torch.save(build_model(described(reader, *whole)).backbone.state_dict(), weights)
     typed = f"weights={{path: {weights}, mean: 0.5, std: [0.1, 0.2, 0.3]}}"
-    description = described(reader, "task=classify", typed)
+    description = described(reader, *whole, typed)
     assert json.loads(json.dumps(description)) == description
     assert str(tmp_path) not in json.dumps(description)
     model = build_model(description, weights=str(weights))
@@ -116,3 +117,18 @@ def test_readers_open_by_role_or_list():
     assert build_reader(data, "train").split == "train"
     with pytest.raises(ConfigError, match=r"data.splits.test=null"):
         build_reader(data, "test")
+
+
+def test_stages_that_nothing_reads_are_not_built():
+    classifier = {"_target_": "visionkit.heads.LinearClassification", "_partial_": True, "classes": ["a", "b"]}
+    for backbone in ({"_target_": "visionkit.backbones.CSP"}, {"_target_": "visionkit.backbones.Torchvision"}):
+        description = {
+            "backbone": backbone,
+            "neck": None,
+            "heads": {"classification": {**classifier, "levels": ["c3"]}},
+            "preprocess": {"_target_": "visionkit.preprocess.Preprocess", "image_size": 64},
+        }
+        model = build_model(description)
+        assert list(model.backbone.out_specs) == ["c2", "c3"]
+        model.outputs(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))["classification"].sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())

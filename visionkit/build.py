@@ -58,6 +58,9 @@ def build_model(
         neck = build(description["neck"], backbone.out_specs, out_levels=wanted, allow=allow)()
         given.update(neck.out_specs)
     heads = {name: partial(given) for name, partial in partials.items()}
+    if neck is None and hasattr(backbone, "trim"):
+        read = {level for head in heads.values() for level in head.levels}
+        backbone.trim([level for level in backbone.out_specs if level in read][-1])
     return VisionModel(backbone, neck, heads, preprocess=build(description["preprocess"], allow=allow))
 
 

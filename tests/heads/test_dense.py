@@ -26,6 +26,7 @@ ONE = [0.0, LN2, 0.0]
 def small_head(logits=None, distances=None, classes=2, stride=8, **options):
     """One level of 2 x 2 cells of 8 px, and what it says instead of looking: by default a half for each class, and
     boxes of 8 px, the cell itself."""
+    options = {"gamma": 2.0, **options}  # the exponent by which the numbers of this file are worked
     head = DenseDetection(
         {"p3": FeatureSpec(8, stride)}, classes=list("abcdefgh")[:classes], levels=("p3",), bins=3, **options
     )

@@ -51,6 +51,11 @@ class CSP(nn.Module):
         if weights is not None:
             load_weights(self, weights)
 
+    def trim(self, coarsest: str) -> None:
+        """Drop the stages after level `coarsest`, which nothing reads."""
+        for name in list(self.stages)[list(self.stages).index(coarsest) + 1 :]:
+            del self.stages[name], self.out_specs[name]
+
     def forward(self, images: Tensor) -> Features:
         """(B, in_channels, H, W) -> c2 to c5."""
         features = {}

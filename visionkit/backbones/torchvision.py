@@ -44,6 +44,11 @@ class Torchvision(nn.Module):
         channels = [_out_channels(stage) for stage in stages]
         self.out_specs = {f"c{level}": FeatureSpec(count, 2**level) for level, count in enumerate(channels, 2)}
 
+    def trim(self, coarsest: str) -> None:
+        """Drop the stages after level `coarsest`, which nothing reads."""
+        for name in list(self.stages)[list(self.stages).index(coarsest) + 1 :]:
+            del self.stages[name], self.out_specs[name]
+
     def forward(self, images: Tensor) -> Features:
         """(B, in_channels, H, W) -> c2 to c5."""
         features = {}

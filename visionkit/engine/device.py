@@ -62,18 +62,18 @@ def memory_format(channels_last: bool | str, device: torch.device) -> torch.memo
 
 
 def loader_workers(wanted: int | str, device: torch.device) -> int:
-    """auto: on a GPU a process a core but one, at most 16; on a CPU a quarter of the cores, at least one of several."""
+    """auto: on a GPU a process a core but one, at most 16; on a CPU a quarter of the cores, at least two of several."""
     if wanted != "auto":
         return int(wanted)
     if device.type == "cuda":
         return min(16, max(1, _cores() - 1))
-    return max(min(1, _cores() - 1), _cores() // 4)
+    return max(2, _cores() // 4) if _cores() > 1 else 0
 
 
 def share_cores(workers: int, device: torch.device) -> None:
-    """Leave the workers' cores to them: a compute thread that waits for a core makes all the others wait."""
-    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() - workers))
+    """Leave some cores to the workers: a compute thread that waits for a core makes all the others wait."""
+    if workers > 0 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _cores() - max(1, _cores() // 4)))
 
 
 def _cores() -> int:

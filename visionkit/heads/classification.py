@@ -54,8 +54,6 @@ class LinearClassification(nn.Module):
         self.label_smoothing, self.multi_label = label_smoothing, multi_label
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_specs[levels[0]].channels, len(classes))
-        nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Features, sizes: Tensor) -> Tensor:
         """(B, C) logits."""
