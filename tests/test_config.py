@@ -156,6 +156,8 @@ def test_command_line_wins_over_shapes():
     assert cfg.model.backbone.name == "resnet18"
     assert cfg.augment.transforms == []
     assert cfg.schedule.name == "cosine"
+    sgd = compose("train", ["optim=sgd", "optim.weight_decay=0.1"])
+    assert (sgd.optim.lr, sgd.optim.weight_decay) == (0.01, 0.1)
 
 
 def test_debug_tiny_wins_over_all_but_the_command_line():
@@ -169,9 +171,8 @@ def test_every_key_has_its_type():
     assert (cfg.engine.epochs, cfg.optim.lr, cfg.name) == (3, 1.0, "12")
     assert isinstance(cfg.optim.lr, float)
     assert cfg.preprocess.image_size == cfg.data.reader.size == [64, 96]
-    assert compose("train", ["task=classify", "image_size=[64, 96]"]).augment.transforms[0].RandomResizedCrop[
-        "size"
-    ] == [64, 96]
+    folder = compose("train", ["task=classify", "data=folder", "data.root=x", "image_size=[64, 96]"])
+    assert folder.augment.transforms[0].RandomResizedCrop["size"] == [64, 96]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,9 @@ def test_single_runs_hold_each_value_once():
 # ------------------------------------------------------------------------------------------------------------ targets
 def test_build_hands_objects_over_as_they_are():
     specs = {"c5": FeatureSpec(8, 32)}
-    head = build(compose("train", ["task=classify"]).head.classification)(specs, classes=("a", "b"))
+    head = build(compose("train", ["task=classify", "head.classification.levels=[c5]"]).head.classification)(
+        specs, classes=("a", "b")
+    )
     assert head.linear.weight.shape == (2, 8)
     kept = build({"_target_": "builtins.dict", "inner": {"_target_": "builtins.list"}}, specs=specs)
     assert kept["inner"] == []

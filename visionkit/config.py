@@ -18,7 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from visionkit.config_checks import empty, fill, leaves, range_faults, shown
@@ -39,6 +39,8 @@ __all__ = [
 
 READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations")
 """The keys of `data` that a reader is given when its constructor takes them."""
+_TUNED_BY_DATA = ("augment", "optim", "schedule", "preprocess")
+"""Groups of which configs/data/<data>/<task>.yaml may change single keys."""
 _UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}}
 _FORMATS = "data=coco, data=voc or data=folder"
 
@@ -186,7 +188,13 @@ def _from_files(name: str, choices: tuple[tuple[str, str], ...]) -> DictConfig:
     typed = [f"{group}={choice}" for group, choice in choices]
     try:
         with hydra.initialize_config_dir(str(configs_folder()), version_base="1.3"):
-            return hydra.compose(name, typed)
+            cfg = hydra.compose(name, typed)
+            chosen = [group for group, _ in choices if group in _TUNED_BY_DATA and name == "train"]
+            if chosen:  # what was typed wins over what the data set's own file changes in it
+                untuned = hydra.compose(name, [*typed, "~data@_global_"])
+                with open_dict(cfg):
+                    cfg.update({group: untuned[group] for group in chosen})
+            return cfg
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})") from error
