@@ -125,7 +125,7 @@ def evaluation_data(trained: Mapping[str, Any], given: Mapping[str, Any], *, all
         ConfigError: one line for each key of `given` that the reader does not take.
         CheckpointError: the checkpoint names a reader outside the fence.
     """
-    data = OmegaConf.create(dict(given))
+    data: Any = OmegaConf.create(dict(given))
     if "_target_" not in given.get("reader", {}):
         own = OmegaConf.create(dict(trained))
         check_fence(own, allow)

@@ -95,9 +95,9 @@ def unknown_key(path: str, siblings: Collection[str]) -> str:
 
 def empty(schema: type) -> DictConfig:
     """Return the structured config of a schema, nested ones made too, every value missing."""
-    node = OmegaConf.structured(schema)
+    node: DictConfig = OmegaConf.structured(schema)
     for key, kind in get_type_hints(schema).items():
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             node[key] = empty(kind)
     return node
 
