@@ -10,8 +10,9 @@ from visionkit.errors import ConfigError
 from visionkit.heads import DenseDetection, LinearClassification
 from visionkit.model import LossWeights, VisionModel
 from visionkit.necks import PAFPN
+from visionkit.predictions import Classification, Detections
 from visionkit.preprocess import Preprocess
-from visionkit.structures import Classification, Detections, Geometry, Targets
+from visionkit.structures import Geometry, Targets
 
 SIZE = (64, 96)
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import visionkit.predictor
 from visionkit.errors import DataError, UserError
+from visionkit.predictions import Classification, Detections, Prediction
 from visionkit.predictor import Predictor, predict_run, to_array
 from visionkit.preprocess import Preprocess
-from visionkit.structures import Classification, Detections, Geometry, Prediction
+from visionkit.structures import Geometry
 
 
 class Head(nn.Module):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from visionkit.structures import Batch, Classification, Detections, Geometry, Labels, Sample, Targets
+from visionkit.predictions import Classification, Detections
+from visionkit.structures import Batch, Geometry, Labels, Sample, Targets
 
 BOXES = np.array([[1.0, 2, 5, 8], [0, 0, 10, 10], [3, 3, 4, 4]])
 

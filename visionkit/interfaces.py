@@ -7,18 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from visionkit.structures import (
-    Decoded,
-    Features,
-    FeatureSpec,
-    Geometry,
-    ImageId,
-    Labels,
-    Prediction,
-    RawOutput,
-    Sample,
-    Targets,
-)
+from visionkit.predictions import Prediction
+from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, ImageId, Labels, RawOutput, Sample, Targets
 
 
 @runtime_checkable

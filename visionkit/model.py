@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean
 from visionkit.interfaces import Backbone, Head, Neck
+from visionkit.predictions import Prediction
 from visionkit.preprocess import Preprocess
-from visionkit.structures import Features, Geometry, Prediction, RawOutput, Targets
+from visionkit.structures import Features, Geometry, RawOutput, Targets
 
 
 class LossWeights(nn.Module):

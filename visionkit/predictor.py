@@ -20,7 +20,8 @@ from visionkit.engine.device import resolve_device
 from visionkit.errors import DataError, UserError
 from visionkit.interfaces import Head
 from visionkit.model import VisionModel
-from visionkit.structures import Geometry, Prediction
+from visionkit.predictions import Prediction
+from visionkit.structures import Geometry
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """What `Predictor.predict` takes for an image."""

@@ -7,7 +7,7 @@ pixel; sizes are (height, width). The labels' side (`Labels`, `Sample`, predicti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -57,6 +57,7 @@ class Labels:
         class_scores: (C,) float32 over the class list: one-hot, or several ones for a multi-label image.
         box: (4,) float64 xyxy, the one object of a localization image.
         semantic: (H, W) uint8, an index into the semantic class list, `IGNORE_INDEX` where nothing is known.
+        known_classes: (C,) bool over the class list of `boxes`: those that the image's set labels; None: all of them.
     """
 
     size: tuple[int, int]
@@ -69,6 +70,7 @@ class Labels:
     class_scores: np.ndarray | None = None
     box: np.ndarray | None = None
     semantic: np.ndarray | None = None
+    known_classes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.boxes is None:
@@ -295,59 +297,6 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Called by torch's DataLoader: return the same batch in pinned memory."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
-
-
-# -------------------------------------------------------------------------------------------------------- predictions
-@dataclass(frozen=True, eq=False)
-class Classification:
-    """scores: (C,) float32, a probability per class of the head."""
-
-    scores: np.ndarray
-
-    def __post_init__(self) -> None:
-        if self.scores.ndim != 1:
-            raise ValueError(f"Classification.scores: (C,) is wanted, not {_describe(self.scores)}")
-
-    def to_coco(self, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
-        """One row: the best class with its score."""
-        best = int(self.scores.argmax())
-        return [{"image_id": image_id, "category_id": category_ids[best], "score": float(self.scores[best])}]
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """boxes: (N, 4) float32 xyxy original pixels; scores: (N,) float32, falling; labels: (N,) int64."""
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-    def __post_init__(self) -> None:
-        count = len(self.boxes)
-        if self.boxes.shape != (count, 4) or self.scores.shape != (count,) or self.labels.shape != (count,):
-            shapes = f"{self.boxes.shape}, {self.scores.shape}, {self.labels.shape}"
-            raise ValueError(f"Detections: (N, 4), (N,), (N,) is wanted, not {shapes}")
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def above(self, score: float) -> Detections:
-        """Return the detections whose score is at least `score`."""
-        keep = self.scores >= score
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
-
-    def to_coco(self, image_id: ImageId, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
-        """COCO result rows: bbox as [x, y, width, height] in original pixels."""
-        boxes = self.boxes.astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        return [
-            {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-            for box, score, label in rows
-        ]
-
-
-Prediction = Classification | Detections
 
 
 def _describe(value: np.ndarray | None) -> str:

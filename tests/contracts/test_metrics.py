@@ -11,7 +11,8 @@ import pytest
 
 from visionkit.interfaces import Metric
 from visionkit.metrics import CocoDetection, TopK
-from visionkit.structures import Classification, Detections, Labels, Prediction
+from visionkit.predictions import Classification, Detections, Prediction
+from visionkit.structures import Labels
 
 CLASSES = [f"class {k}" for k in range(6)]
 SIZE = (400, 400)

@@ -25,6 +25,9 @@ WANTED = [
     ("p4", "p6"),
     ("p6", "p7"),
     ("p2", "p5", "p7"),
+    ("pixels",),
+    ("pixels", "p3", "p4", "p5"),
+    ("pixels", "p2"),
 ]
 
 
@@ -53,8 +56,11 @@ def test_gives_the_levels_asked_for_and_no_others(kind, wanted, size):
     given = neck(features(size))
     assert tuple(given) == wanted
     for name, spec in neck.out_specs.items():
-        assert spec == FeatureSpec(16, 2 ** int(name[1:]))
-        assert given[name].shape == (2, 16, *(-(-side // spec.stride) for side in size))
+        if name == "pixels":
+            assert spec.stride == 4
+        else:
+            assert spec == FeatureSpec(16, 2 ** int(name[1:]))
+        assert given[name].shape == (2, spec.channels, *(-(-side // spec.stride) for side in size))
         assert given[name].isfinite().all()
 
 
@@ -120,7 +126,7 @@ def test_no_level_at_all_is_refused(kind):
         kind(SPECS, out_levels=(), channels=16)
 
 
-@pytest.mark.parametrize("name", ["c3", "q3", "pixels"])
+@pytest.mark.parametrize("name", ["c3", "q3", "pixel"])
 def test_a_level_of_another_name_is_refused(kind, name):
     with pytest.raises(ConfigError, match=f"{name}|'{name}'"):
         kind(SPECS, out_levels=("p3", name), channels=16)

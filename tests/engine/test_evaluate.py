@@ -15,7 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from visionkit import cli
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
-from visionkit.structures import Batch, Classification, Detections, Geometry, Labels, Targets
+from visionkit.predictions import Classification, Detections
+from visionkit.structures import Batch, Geometry, Labels, Targets
 
 
 def plain_pycocotools(truth: Path, rows: Path) -> float:

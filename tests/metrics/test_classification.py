@@ -6,7 +6,8 @@ import pytest
 from visionkit.errors import DataError
 from visionkit.metrics import TopK
 from visionkit.metrics.classification import average_precision
-from visionkit.structures import Classification, Labels
+from visionkit.predictions import Classification
+from visionkit.structures import Labels
 
 NAMES = [f"class {k}" for k in range(6)]
 

@@ -13,7 +13,8 @@ import pytest
 from visionkit.errors import DataError, UserError
 from visionkit.metrics import CocoDetection, coco_evaluate
 from visionkit.metrics.coco import NUMBERS
-from visionkit.structures import Detections, Labels
+from visionkit.predictions import Detections
+from visionkit.structures import Labels
 
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "data" / "coco_eval_fixtures"
 BACKENDS = ["pycocotools", "faster"]

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from visionkit.predictions import Classification, Detections
 from visionkit.report.draw import BLACK, OKABE_ITO, WHITE, _ink, class_colour, draw, headings
-from visionkit.structures import Classification, Detections, Labels
+from visionkit.structures import Labels
 
 CLASSES = ["cell", "nucleus"]
 

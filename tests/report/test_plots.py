@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from visionkit.errors import DataError
+from visionkit.predictions import Classification, Detections
 from visionkit.report import contact_sheet, plot_curves
 from visionkit.report.draw import OKABE_ITO
-from visionkit.structures import Classification, Detections, Labels
+from visionkit.structures import Labels
 
 LINES = [
     {"step": 10, "detection/box": 2.0, "total": 3.0, "lr": 0.01},

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError
-from visionkit.structures import Classification, Decoded, Features, FeatureSpec, Geometry, Targets
+from visionkit.predictions import Classification
+from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
 
 class LinearClassification(nn.Module):

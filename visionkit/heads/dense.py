@@ -15,7 +15,8 @@ from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.losses import distribution_focal, quality_focal
-from visionkit.structures import Decoded, Detections, Features, FeatureSpec, Geometry, Targets
+from visionkit.predictions import Detections
+from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
 
 class DenseDetection(nn.Module):

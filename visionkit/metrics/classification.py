@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from visionkit.errors import DataError
-from visionkit.structures import Classification, ImageId, Labels, Prediction
+from visionkit.predictions import Classification, Prediction
+from visionkit.structures import ImageId, Labels
 
 
 class TopK:

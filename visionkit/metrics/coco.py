@@ -16,7 +16,8 @@ from pycocotools.cocoeval import COCOeval
 from visionkit.errors import UserError
 from visionkit.metrics.coco_input import validated
 from visionkit.metrics.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, accumulate, match
-from visionkit.structures import Detections, ImageId, Labels, Prediction
+from visionkit.predictions import Detections, Prediction
+from visionkit.structures import ImageId, Labels
 
 NUMBERS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),

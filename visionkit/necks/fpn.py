@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionkit.necks.levels import level_number, pyramid_levels
+from visionkit.necks.pixels import PIXELS, PixelMap
 from visionkit.structures import Features, FeatureSpec
 
 
@@ -17,13 +18,21 @@ class FPN(nn.Module):
     Args:
         in_specs: the backbone's levels.
         out_levels: the levels that heads read, such as ("p3", "p4", "p5"); only these are built.
-        channels: of every level.
+        channels: of every level but "pixels".
+        pixel_channels: of the level "pixels" (see `PixelMap`).
 
     Raises:
         ConfigError: see `pyramid_levels`.
     """
 
-    def __init__(self, in_specs: Mapping[str, FeatureSpec], *, out_levels: Sequence[str], channels: int = 256) -> None:
+    def __init__(
+        self,
+        in_specs: Mapping[str, FeatureSpec],
+        *,
+        out_levels: Sequence[str],
+        channels: int = 256,
+        pixel_channels: int = 128,
+    ) -> None:
         super().__init__()
         read, coarsest = pyramid_levels("FPN", in_specs, out_levels)
         self.laterals = nn.ModuleDict(
@@ -38,13 +47,16 @@ class FPN(nn.Module):
         finest_stride = in_specs[f"c{read[0]}"].stride
         self.out_specs = {
             name: FeatureSpec(channels, finest_stride * 2 ** (level_number(name) - read[0]))
-            for name in sorted(out_levels, key=level_number)
+            for name in sorted(set(out_levels) - {PIXELS}, key=level_number)
         }
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
+        if PIXELS in out_levels:
+            self.pixels = PixelMap(in_specs, finest=read[0], pyramid_channels=channels, channels=pixel_channels)
+            self.out_specs = {PIXELS: self.pixels.spec, **self.out_specs}
 
     def forward(self, features: Features) -> Features:
         """The levels of `out_specs`, each (B, channels, H / stride, W / stride)."""
@@ -58,4 +70,7 @@ class FPN(nn.Module):
         x = next(iter(merged.values()))
         for name, conv in self.extra.items():
             x = levels[name] = conv(F.relu(x))
+        if PIXELS in self.out_specs:
+            maps = list(merged.values())  # coarsest first
+            levels[PIXELS] = self.pixels(maps[-1], maps[0], features)
         return {name: levels[name] for name in self.out_specs}

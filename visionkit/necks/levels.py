@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from visionkit.errors import ConfigError
+from visionkit.necks.pixels import PIXELS
 from visionkit.structures import FeatureSpec
 
 
@@ -19,6 +20,8 @@ def level_number(name: str) -> int:
 def pyramid_levels(neck: str, in_specs: Mapping[str, FeatureSpec], out_levels: Sequence[str]) -> tuple[list[int], int]:
     """The backbone's levels that a pyramid with `out_levels` reads, as numbers, and the coarsest level that it makes.
 
+    The level "pixels" is made from the finest of the others, or from p3 where it is the only one.
+
     Raises:
         ConfigError: when `out_levels` asks for a level finer than the backbone's finest or not named p and a number, or
             two input levels that should double in stride do not; both sides are named.
@@ -26,12 +29,12 @@ def pyramid_levels(neck: str, in_specs: Mapping[str, FeatureSpec], out_levels: S
     strange = [name for name in out_levels if not name.startswith("p")]
     if strange:
         raise ConfigError(
-            f"{neck} makes levels named p2, p3, …; a head reads {', '.join(strange)}, which it cannot make"
+            f"{neck} makes levels named pixels, p2, p3, …; a head reads {', '.join(strange)}, which it cannot make"
         )
-    given = {level_number(name): spec for name, spec in in_specs.items()}
-    wanted = sorted(level_number(name) for name in out_levels)
-    if not wanted:
+    if not out_levels:
         raise ConfigError(f"{neck}: out_levels is empty; no head reads the neck, use neck=none")
+    given = {level_number(name): spec for name, spec in in_specs.items()}
+    wanted = sorted(level_number(name) for name in out_levels if name != PIXELS) or [max(3, min(given))]
     have = f"the backbone gives {', '.join(f'{name} (stride {spec.stride})' for name, spec in in_specs.items())}"
     if wanted[0] < min(given) or any(level not in given for level in range(wanted[0], max(given))):
         raise ConfigError(f"{neck}: a head reads p{wanted[0]}, but {have}; read coarser levels or use another backbone")

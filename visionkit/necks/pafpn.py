@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from visionkit.blocks import ConvNorm, CSPBlock, rounded
 from visionkit.necks.levels import level_number, pyramid_levels
+from visionkit.necks.pixels import PIXELS, PixelMap
 from visionkit.structures import Features, FeatureSpec
 
 
@@ -19,9 +20,10 @@ class PAFPN(nn.Module):
     Args:
         in_specs: the backbone's levels.
         out_levels: the levels that heads read; only what these need is built.
-        channels: of every level, before `width`.
+        channels: of every level but "pixels", before `width`.
         depth: bottlenecks in each CSP block.
-        width: factor on `channels`.
+        width: factor on the channels.
+        pixel_channels: of the level "pixels" (see `PixelMap`), before `width`.
 
     Raises:
         ConfigError: see `pyramid_levels`.
@@ -35,6 +37,7 @@ class PAFPN(nn.Module):
         channels: int = 96,
         depth: int = 1,
         width: float = 1.0,
+        pixel_channels: int = 64,
     ) -> None:
         super().__init__()
         read, coarsest = pyramid_levels("PAFPN", in_specs, out_levels)
@@ -57,8 +60,13 @@ class PAFPN(nn.Module):
         finest_stride = in_specs[f"c{read[0]}"].stride
         self.out_specs = {
             name: FeatureSpec(channels, finest_stride * 2 ** (level_number(name) - read[0]))
-            for name in sorted(out_levels, key=level_number)
+            for name in sorted(set(out_levels) - {PIXELS}, key=level_number)
         }
+        if PIXELS in out_levels:
+            self.pixels = PixelMap(
+                in_specs, finest=read[0], pyramid_channels=channels, channels=rounded(pixel_channels * width)
+            )
+            self.out_specs = {PIXELS: self.pixels.spec, **self.out_specs}
 
     def forward(self, features: Features) -> Features:
         """The levels of `out_specs`, each (B, channels, H / stride, W / stride)."""
@@ -67,6 +75,9 @@ class PAFPN(nn.Module):
             above = levels[f"p{level_number(name) + 1}"]
             x = F.interpolate(above, size=levels[name].shape[-2:], mode="nearest")
             levels[name] = block(torch.cat([x, levels[name]], 1))
+        if PIXELS in self.out_specs:
+            maps = [levels["p" + name[1:]] for name in self.laterals]  # finest first
+            levels[PIXELS] = self.pixels(maps[0], maps[-1], features)
         for name, strided in self.strided.items():
             x = strided(levels[f"p{level_number(name) - 1}"])
             levels[name] = self.up_path[name](torch.cat([x, levels[name]], 1)) if name in self.up_path else x

@@ -10,7 +10,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from visionkit.structures import Classification, Detections, Labels, Prediction
+from visionkit.predictions import Classification, Detections, Prediction
+from visionkit.structures import Labels
 
 Colour = tuple[int, int, int]
 

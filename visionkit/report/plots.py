@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from visionkit.errors import DataError
+from visionkit.predictions import Detections, Prediction
 from visionkit.report.draw import OKABE_ITO, draw, headings
-from visionkit.structures import Detections, Geometry, Labels, Prediction
+from visionkit.structures import Geometry, Labels
 
 Points = list[tuple[float, float]]
 """(step, value), by rising step."""

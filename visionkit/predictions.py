@@ -1,0 +1,279 @@
+"""What heads say of one image, in its original pixels: small frozen dataclasses that check their own shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from visionkit.structures import RLE, Geometry, ImageId
+
+CategoryIds = Sequence[int | str]
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """scores: (C,) float32, a probability per class of the head."""
+
+    scores: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check("Classification", scores=(self.scores, (None,)))
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """One row: the best class with its score."""
+        best = int(self.scores.argmax())
+        return [{"image_id": image_id, "category_id": category_ids[best], "score": float(self.scores[best])}]
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """scores: (C,) float32, a probability per class of the head; boxes: (C, 4) float32 xyxy original pixels.
+
+    A box per class: that of the object if it is of the class. A class-agnostic head gives the same one C times.
+    """
+
+    scores: np.ndarray
+    boxes: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check("Localization", scores=(self.scores, (None,)), boxes=(self.boxes, (len(self.scores), 4)))
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) float32 xyxy, the box of the best class."""
+        best: np.ndarray = self.boxes[int(self.scores.argmax())]
+        return best
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """One row: the best class with its score, and bbox as [x, y, width, height]."""
+        best = int(self.scores.argmax())
+        score = float(self.scores[best])
+        return [
+            {"image_id": image_id, "category_id": category_ids[best], "bbox": _xywh(self.box[None])[0], "score": score}
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """boxes: (N, 4) float32 xyxy original pixels; scores: (N,) float32, falling; labels: (N,) int64."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        rows = {"boxes": (self.boxes, (count, 4)), "scores": (self.scores, (count,)), "labels": (self.labels, (count,))}
+        _check("Detections", **rows)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, score: float) -> Detections:
+        """Return the detections whose score is at least `score`."""
+        keep = self.scores >= score
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """COCO result rows: bbox as [x, y, width, height] in original pixels."""
+        rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+            for box, score, label in rows
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """Objects with masks. Masks are pasted into original pixels one by one, when they are asked for.
+
+    Attributes:
+        boxes, scores, labels: as in `Detections`.
+        logits: (N, h, w) float16 or float32 on a grid over the canvas; above 0 is the object.
+        geometry: how the image lies on the canvas.
+        stride: canvas pixels of a cell of the grid; the first cell's corner is the canvas's.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    geometry: Geometry
+    stride: float
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        rows = {"boxes": (self.boxes, (count, 4)), "scores": (self.scores, (count,)), "labels": (self.labels, (count,))}
+        _check("Instances", **rows, logits=(self.logits, (count, None, None)))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, score: float) -> Instances:
+        """Return the instances whose score is at least `score`."""
+        return self.select(np.flatnonzero(self.scores >= score))
+
+    def select(self, rows: np.ndarray) -> Instances:
+        """Return the instances `rows`, (n,) int64."""
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            logits=self.logits[rows],
+        )
+
+    def window(self, row: int) -> tuple[np.ndarray, int, int]:
+        """Return the mask of one instance inside its box: (h, w) bool, and the (left, top) pixel where it belongs.
+
+        The logits are resampled once, linearly, to the pixels of the original image. Outside the box there is nothing.
+        """
+        height, width = self.geometry.original
+        x1, y1, x2, y2 = self.boxes[row].astype(np.float64)
+        left, top = max(0, int(np.floor(x1 + 0.5))), max(0, int(np.floor(y1 + 0.5)))
+        right, bottom = min(width, int(np.floor(x2 + 0.5))), min(height, int(np.floor(y2 + 0.5)))
+        if right <= left or bottom <= top:
+            return np.zeros((0, 0), bool), left, top
+        (scale_y, scale_x), (offset_y, offset_x) = self.geometry.scale, self.geometry.offset
+        # Pixel centres: cell = ((pixel + 0.5) * scale + offset) / stride - 0.5
+        to_cells = np.array(
+            [
+                [scale_x / self.stride, 0.0, ((left + 0.5) * scale_x + offset_x) / self.stride - 0.5],
+                [0.0, scale_y / self.stride, ((top + 0.5) * scale_y + offset_y) / self.stride - 0.5],
+            ]
+        )
+        values = cv2.warpAffine(
+            self.logits[row].astype(np.float32),
+            to_cells,
+            (right - left, bottom - top),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return values > 0, left, top
+
+    def mask(self, row: int) -> np.ndarray:
+        """Return the mask of one instance, (H, W) bool in original pixels."""
+        full = np.zeros(self.geometry.original, bool)
+        window, left, top = self.window(row)
+        full[top : top + window.shape[0], left : left + window.shape[1]] = window
+        return full
+
+    def rle(self, row: int) -> RLE:
+        """Return the mask of one instance as COCO's compressed run-length encoding."""
+        encoded: RLE = coco_mask.encode(np.asfortranarray(self.mask(row).view(np.uint8)))
+        return encoded
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yield the masks in order, one in memory at a time."""
+        return (self.mask(row) for row in range(len(self)))
+
+    def to_coco(
+        self, image_id: ImageId, category_ids: CategoryIds, rles: Sequence[RLE] | None = None
+    ) -> list[dict[str, Any]]:
+        """COCO result rows with bbox and segmentation; `rles`: the masks where they are encoded already."""
+        encoded = [self.rle(row) for row in range(len(self))] if rles is None else rles
+        rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), encoded, strict=True)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[label],
+                "bbox": box,
+                "score": score,
+                "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
+            }
+            for box, score, label, rle in rows
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticMap:
+    """classes: (H, W) uint8, the class of each original pixel.
+
+    scores: (C, H, W) float16, the classes' probabilities, where the head was told to keep them.
+    """
+
+    classes: np.ndarray
+    scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        _check("SemanticMap", classes=(self.classes, (None, None)))
+        if self.scores is not None:
+            _check("SemanticMap", scores=(self.scores, (None, *self.classes.shape)))
+
+    def to_png(self) -> np.ndarray:
+        """Return what is saved as a picture: (H, W) uint8, the place of each pixel's class in the head's class list."""
+        return self.classes
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """No rows: the map is saved as a picture."""
+        return []
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map.
+
+    Attributes:
+        id: its pixels' value in the map, from 1.
+        label: its class.
+        thing: is it one object, or all of the image's pixels of a class of stuff?
+        score: 0 to 1; 1 for stuff.
+        area: pixels.
+    """
+
+    id: int
+    label: int
+    thing: bool
+    score: float
+    area: int
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticMap:
+    """ids: (H, W) int32, the segment of each original pixel, 0 where there is none; segments: one for each id."""
+
+    ids: np.ndarray
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        _check("PanopticMap", ids=(self.ids, (None, None)))
+
+    def to_png(self) -> np.ndarray:
+        """Return COCO's panoptic picture: (H, W, 3) uint8 RGB, id = R + 256 G + 65536 B."""
+        return np.stack([self.ids & 255, self.ids >> 8 & 255, self.ids >> 16 & 255], -1).astype(np.uint8)
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """One row, as COCO's panoptic results: the image's segments_info."""
+        told = [
+            {"id": one.id, "category_id": category_ids[one.label], "score": one.score, "area": one.area}
+            for one in self.segments
+        ]
+        return [{"image_id": image_id, "segments_info": told}]
+
+
+Prediction = Classification | Localization | Detections | Instances | SemanticMap | PanopticMap
+Predictions = Mapping[str, Prediction]
+"""One image's predictions by head name."""
+
+
+def _xywh(boxes: np.ndarray) -> list[list[float]]:
+    result = boxes.astype(np.float64)
+    result[:, 2:] -= result[:, :2]
+    rows: list[list[float]] = result.tolist()
+    return rows
+
+
+def _check(name: str, **arrays: tuple[np.ndarray, tuple[int | None, ...]]) -> None:
+    """Refuse arrays of another shape; None stands for any length."""
+    for field, (array, wanted) in arrays.items():
+        fits = array.ndim == len(wanted) and all(
+            length in (None, given) for length, given in zip(wanted, array.shape, strict=True)
+        )
+        if not fits:
+            shape = ", ".join("any" if length is None else str(length) for length in wanted)
+            raise ValueError(f"{name}.{field}: the shape ({shape}) is wanted, not {array.shape} {array.dtype}")
