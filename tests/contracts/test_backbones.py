@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from visionkit.backbones import CSP, Torchvision
+from visionkit.backbones import CSP, Timm, Torchvision
 from visionkit.backbones.weights import load_weights
 from visionkit.errors import CheckpointError
 from visionkit.interfaces import Backbone
 from visionkit.structures import FeatureSpec
 
 CASES = {
-    "csp_nano": lambda **options: CSP("nano", width=0.25, **options),
-    "resnet18": lambda **options: Torchvision("resnet18", **options),
-    "mobilenet_v2": lambda **options: Torchvision("mobilenet_v2", **options),
+    "csp_nano": partial(CSP, "nano", width=0.25),
+    "resnet18": partial(Torchvision, "resnet18"),
+    "mobilenet_v2": partial(Torchvision, "mobilenet_v2"),
+    "mobilenet_v3_small dilated": partial(Torchvision, "mobilenet_v3_small", output_stride=16),
+    "shufflenet_v2_x0_5": partial(Torchvision, "shufflenet_v2_x0_5"),
+    "squeezenet1_1": partial(Torchvision, "squeezenet1_1"),
+    "timm lcnet_035": partial(Timm, "lcnet_035"),
+    "timm convnext_atto": partial(Timm, "convnext_atto"),
 }
 
 
 @pytest.fixture(params=CASES)
 def make(request):
+    if request.param.startswith("timm"):
+        pytest.importorskip("timm")
     torch.manual_seed(0)
     return CASES[request.param]
 
@@ -35,10 +43,12 @@ def test_has_the_members_of_the_protocol(make):
 
 
 def test_levels_are_ordered_fine_to_coarse(make):
-    strides = [spec.stride for spec in make().out_specs.values()]
-    assert strides == sorted(strides)
-    assert list(make().out_specs) == ["c2", "c3", "c4", "c5"]
-    assert strides == [4, 8, 16, 32]
+    specs = make().out_specs
+    numbers = [int(name.removeprefix("c")) for name in specs]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert numbers[0] <= 2 < 4 <= numbers[-1]
+    coarsest = max(spec.stride for spec in specs.values())
+    assert [spec.stride for spec in specs.values()] == [min(2**number, coarsest) for number in numbers]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 31)])
@@ -58,6 +68,22 @@ def test_every_parameter_gets_a_gradient(make):
     sum(level.square().mean() for level in backbone(torch.randn(2, 3, 96, 64)).values()).backward()
     without = [name for name, value in backbone.named_parameters() if value.grad is None or not value.grad.any()]
     assert without == []
+
+
+def test_what_is_left_after_trimming_is_unchanged_and_gets_a_gradient(make):
+    backbone = make().eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        before = backbone(images)
+    kept = list(before)[:-1]
+    backbone.trim(kept[-1])
+    after = backbone.eval()(images)
+    assert list(after) == list(backbone.out_specs) == kept
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+    sum(level.square().mean() for level in backbone.train()(images).values()).backward()
+    learning = {name: value for name, value in backbone.named_parameters() if value.requires_grad}
+    assert learning
+    assert [name for name, value in learning.items() if value.grad is None] == []
 
 
 @pytest.mark.parametrize("channels", [1, 5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from visionkit.backbones.csp import CSP
+from visionkit.backbones.timm import Timm
 from visionkit.backbones.torchvision import Torchvision
 
-__all__ = ["CSP", "Torchvision"]
+__all__ = ["CSP", "Timm", "Torchvision"]

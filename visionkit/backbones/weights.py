@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,19 +29,27 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
-def load_weights(network: nn.Module, path: str | Path, *, may_miss: tuple[str, ...] = ()) -> None:
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    may_miss: tuple[str, ...] = (),
+    rename: Callable[[str], str] = str,
+) -> None:
     """Load a state dict file into `network`, every tensor of which must be there and fit.
 
     Args:
         network: whose tensors are replaced in place.
         path: see `read_state_dict`.
         may_miss: prefixes of names that may lack or not fit (a classifier of other classes).
+        rename: from a name in the file to the network's own name of that tensor.
 
     Raises:
         CheckpointError: naming the first tensors that lack, are too many, or have another shape.
     """
     own = network.state_dict()
-    given = {name: value for name, value in read_state_dict(path).items() if not name.startswith(may_miss)}
+    renamed = {rename(name): value for name, value in read_state_dict(path).items()}
+    given = {name: value for name, value in renamed.items() if not name.startswith(may_miss)}
     # Files of old PyTorch versions lack BatchNorm's count of batches; nothing reads it.
     wanted = {name for name in own if not name.startswith(may_miss) and not name.endswith("num_batches_tracked")}
     lacking = sorted(wanted - set(given))
