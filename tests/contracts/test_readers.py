@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,19 @@ import pytest
 from PIL import Image
 
 from visionkit.data.export_coco import export_coco
-from visionkit.data.readers import Coco, Folder, Shapes, Voc
+from visionkit.data.readers import (
+    Coco,
+    CocoPanoptic,
+    Csv,
+    Folder,
+    Joined,
+    Masks,
+    Mixture,
+    Shapes,
+    SingleObject,
+    Voc,
+    Yolo,
+)
 from visionkit.data.validate import fast_check
 from visionkit.errors import DataError
 from visionkit.interfaces import Reader
@@ -81,7 +94,142 @@ def make_shapes(root: Path, split: str) -> Reader:
     return Shapes(split, size=(48, 64), count=3, cache_folder=root)
 
 
-MAKERS = {"coco": make_coco, "voc": make_voc, "folder": make_folder, "shapes": make_shapes}
+def make_coco_panoptic(root: Path, split: str) -> Reader:
+    """Ground everywhere but for a strip of void; the segments' ids are those that colours have."""
+    save_images(root / "train")
+    folder = root / "annotations" / "panoptic_train"
+    folder.mkdir(parents=True)
+    entries = []
+    for number, ((height, width), rows) in enumerate(zip(SIZES, BOXES, strict=True)):
+        ids = np.full((height, width), 70_000)
+        ids[:, :2] = 0
+        segments = [{"id": 70_000, "category_id": 5, "iscrowd": 0}]
+        for place, (x1, y1, x2, y2, name) in enumerate(rows):
+            ids[int(y1) : int(y2), int(x1) : int(x2)] = 300 + place
+            segments.append({"id": 300 + place, "category_id": {"cat": 7, "dog": 0}[name], "iscrowd": 0})
+        segments = [one for one in segments if (ids == one["id"]).any()]
+        pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"segments_{number}.png")
+        entries.append({"image_id": 10 + number, "file_name": f"segments_{number}.png", "segments_info": segments})
+    images = [{"id": 10 + n, "file_name": f"image_{n}.png", "height": h, "width": w} for n, (h, w) in enumerate(SIZES)]
+    categories = [
+        {"id": 7, "name": "cat", "isthing": 1},
+        {"id": 5, "name": "ground", "isthing": 0},
+        {"id": 0, "name": "dog", "isthing": 1},
+    ]
+    document = {"images": images, "annotations": entries, "categories": categories}
+    folder.with_suffix(".json").write_text(json.dumps(document))
+    return CocoPanoptic(root, split)
+
+
+def save_masks(root: Path, folder: str) -> None:
+    """Value 1 where the first box is, 2 where the second is, 0 elsewhere."""
+    (root / folder).mkdir(parents=True)
+    for number, (height, width) in enumerate(SIZES):
+        mask = np.zeros((height, width), np.uint8)
+        for value, (x1, y1, x2, y2, _) in enumerate(BOXES[number], 1):
+            mask[int(y1) : int(y2), int(x1) : int(x2)] = value
+        Image.fromarray(mask).save(root / folder / f"image_{number}.png")
+
+
+def make_semantic(root: Path, split: str) -> Reader:
+    save_images(root / "images" / "train")
+    save_masks(root, "masks/train")
+    return Masks(root, split, classes=["ground", "cat", "dog"])
+
+
+def make_instances(root: Path, split: str) -> Reader:
+    save_images(root / "train")
+    save_masks(root, "trainannot")
+    return Masks(root, split, kind="instances")
+
+
+def make_csv(root: Path, split: str) -> Reader:
+    save_images(root / "images")
+    rows = [
+        f"image_{n}.png,{x1},{y1},{x2},{y2},{name}" for n, boxes in enumerate(BOXES) for x1, y1, x2, y2, name in boxes
+    ]
+    (root / "train.csv").write_text("\n".join([*rows, "image_1.png,,,,,"]))
+    return Csv(root, split)
+
+
+def make_csv_classes(root: Path, split: str) -> Reader:
+    save_images(root / "images")
+    (root / "labels.csv").write_text(
+        "file,label,split\nimage_0.png,cat,train\nimage_1.png,dog,train\nimage_0.png,dog,train"
+    )
+    return Csv(root, split)
+
+
+def write_yolo(root: Path, lines: list[list[str]]) -> None:
+    save_images(root / "images" / "train")
+    (root / "labels" / "train").mkdir(parents=True)
+    for number, rows in enumerate(lines):
+        if rows:
+            (root / "labels" / "train" / f"image_{number}.txt").write_text("\n".join(rows))
+    (root / "data.yaml").write_text("names: {0: dog, 7: cat}")
+
+
+def make_yolo(root: Path, split: str) -> Reader:
+    lines = []
+    for (height, width), rows in zip(SIZES, BOXES, strict=True):
+        shares = [
+            ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            for x1, y1, x2, y2, _ in rows
+        ]
+        lines.append(
+            [f"{7 * (row[4] == 'cat')} {' '.join(map(str, one))}" for one, row in zip(shares, rows, strict=True)]
+        )
+    write_yolo(root, lines)
+    return Yolo(root, split)
+
+
+def make_yolo_polygons(root: Path, split: str) -> Reader:
+    lines = []
+    for (height, width), rows in zip(SIZES, BOXES, strict=True):
+        corners = [
+            [x1 / width, y1 / height, x2 / width, y1 / height, x2 / width, y2 / height, x1 / width, y2 / height]
+            for x1, y1, x2, y2, _ in rows
+        ]
+        lines.append(
+            [f"{7 * (row[4] == 'cat')} {' '.join(map(str, one))}" for one, row in zip(corners, rows, strict=True)]
+        )
+    write_yolo(root, lines)
+    return Yolo(root, split)
+
+
+def make_single(root: Path, split: str) -> Reader:
+    return SingleObject(make_coco(root, split), "largest")
+
+
+def make_joined(root: Path, split: str) -> Reader:
+    make_coco(root, "train")
+    save_masks(root, "masks")
+    pixels = partial(Masks, images="images/{name}", masks="masks/{name}", positions={"train": [0, 2]})
+    pixels = partial(pixels, names=["ground", "cat", "dog"])
+    return Joined(root, split, readers={"objects": Coco, "pixels": pixels})
+
+
+def make_mixture(root: Path, split: str) -> Reader:
+    return Mixture({"objects": make_coco(root / "a", split), "pixels": make_semantic(root / "b", split)})
+
+
+MAKERS = {
+    "coco": make_coco,
+    "coco_panoptic": make_coco_panoptic,
+    "csv": make_csv,
+    "csv_classes": make_csv_classes,
+    "folder": make_folder,
+    "instances": make_instances,
+    "joined": make_joined,
+    "mixture": make_mixture,
+    "semantic": make_semantic,
+    "shapes": make_shapes,
+    "single": make_single,
+    "voc": make_voc,
+    "yolo": make_yolo,
+    "yolo_polygons": make_yolo_polygons,
+}
 Maker = Callable[[Path, str], Reader]
 
 
@@ -111,7 +259,8 @@ def test_is_a_reader(reader: Reader) -> None:
 
 def test_lengths_agree(reader: Reader) -> None:
     assert len(reader) == len(reader.image_ids) == len(reader.file_names) > 0
-    assert len(reader.classes) == len(reader.category_ids) > 0
+    assert len(reader.classes) == len(reader.category_ids)
+    assert len(reader.classes) + len(reader.semantic_classes) > 0
 
 
 def test_ids_and_names_are_unique(reader: Reader) -> None:
@@ -222,5 +371,9 @@ def test_exports_as_coco_with_its_own_ids(reader: Reader) -> None:
     wanted = 0
     for index in range(len(reader)):
         labels = reader.labels(index)
-        wanted += len(labels.labels) if labels.boxes is not None else int((labels.class_scores > 0).sum())
-    assert len(document["annotations"]) == wanted > 0
+        if labels.boxes is not None:
+            wanted += len(labels.labels)
+        elif labels.class_scores is not None:
+            wanted += int((labels.class_scores > 0).sum())
+    assert len(document["annotations"]) == wanted
+    assert wanted > 0 or reader.fields == {"semantic"}

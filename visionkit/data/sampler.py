@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from visionkit.errors import DataError
+
+_SEGMENT_STREAM = 2
+"""Sets a segment's own order apart from an epoch's order and a sample's random stream."""
 
 
 class EpochSampler:
@@ -18,6 +21,12 @@ class EpochSampler:
     the end of an epoch and the beginning of the next; no image is left out of an epoch or shown twice in it, whatever
     the batch size and the number of ranks, and the batch s is the same whether or not the ones before it were drawn.
 
+    Segments give some parts of the list a share of the draws other than their own. An epoch has `count` draws as ever:
+    each segment gets its share of them, rounded down or up such that the shares hold in the long run, at random places.
+    Its images come in its own random order, all of them before any comes again. So an epoch may show an image several
+    times, or not at all; the r-th repetition within an epoch, from 0, is yielded as index + r * count, so that no
+    (epoch, index) is yielded twice.
+
     A set smaller than a batch wraps. `passes` says how many epochs a number of steps really is: `steps_per_epoch`
     rounds up, so that a run of E times that many steps makes E passes or somewhat more.
 
@@ -27,13 +36,23 @@ class EpochSampler:
         seed: of the order.
         rank, world: this process among how many.
         start: the first batch that is yielded, counted from 0; the number already trained on when a run resumes.
+        segments: (first image, number of images, share of the draws) of each part, the shares summing to 1; None, or a
+            single one, means that every image is shown once an epoch.
 
     Raises:
-        DataError: the set is empty.
+        DataError: the set, or a segment, is empty.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, rank: int = 0, world: int = 1, start: int = 0
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        segments: Sequence[tuple[int, int, float]] | None = None,
     ) -> None:
         if count < 1:
             raise DataError("the training split holds no images; name another one with data.splits.train=…")
@@ -45,6 +64,12 @@ class EpochSampler:
         self.rank = rank
         self.world = world
         self.start = start
+        self.segments = tuple(segments or ()) if len(segments or ()) > 1 else ()
+        if self.segments:
+            if min(size for _, size, _ in self.segments) < 1:
+                raise DataError("one of the training sets holds no images; leave it out of data, or mend data.sets")
+            if abs(sum(share for _, _, share in self.segments) - 1) > 1e-6:
+                raise ValueError(f"EpochSampler: the shares of {self.segments} do not sum to 1")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,4 +93,45 @@ class EpochSampler:
             step += 1
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        """The indices of an epoch's draws, (count,) int64."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if not self.segments:
+            return rng.permutation(self.count)
+        draws = self._draws(epoch + 1)
+        before = draws[:, :-1].sum(axis=1).tolist()
+        parts = [self._of_segment(k, before[k], int(draws[k, -1])) for k in range(len(self.segments))]
+        return rng.permutation(np.concatenate(parts))
+
+    def _draws(self, epochs: int) -> np.ndarray:
+        """How often each of the first epochs draws from each segment, (segments, epochs) int64; each epoch, `count`.
+
+        Draw d belongs to the segment in whose part of 0 to 1 (d + offset) / count falls. Multiples of the golden ratio
+        spread the offsets evenly, so that what one epoch rounds down another rounds up.
+        """
+        offsets = np.arange(epochs) * ((5**0.5 - 1) / 2) % 1
+        ends = np.cumsum([share for _, _, share in self.segments]) * self.count
+        ends[-1] = self.count
+        drawn_up_to = np.ceil(ends[:, None] - offsets).clip(0, self.count).astype(np.int64)
+        drawn_up_to[-1] = self.count
+        return np.diff(drawn_up_to, axis=0, prepend=0)
+
+    def _of_segment(self, which: int, before: int, draws: int) -> np.ndarray:
+        """The indices of a segment's next draws after `before` others, (draws,) int64."""
+        first, size, _ = self.segments[which]
+        passes = range(before // size, (before + draws - 1) // size + 1) if draws else range(0)
+        orders = [np.random.default_rng([self.seed, one, which, _SEGMENT_STREAM]).permutation(size) for one in passes]
+        if not orders:
+            return np.zeros(0, np.int64)
+        skipped = before - passes[0] * size
+        own = np.concatenate(orders)[skipped : skipped + draws]
+        indices: np.ndarray = first + own + _repetitions(own) * self.count
+        return indices
+
+
+def _repetitions(values: np.ndarray) -> np.ndarray:
+    """For each value, how often it stands before, (N,) int64."""
+    order = np.argsort(values, kind="stable")
+    _, firsts, counts = np.unique(values[order], return_index=True, return_counts=True)
+    result = np.empty(len(values), np.int64)
+    result[order] = np.arange(len(values)) - np.repeat(firsts, counts)
+    return result

@@ -11,12 +11,10 @@ import numpy as np
 
 from visionkit.data.decode import IMAGE_SUFFIXES, decode
 from visionkit.data.readers.source import choose_classes, left_out, open_root
-from visionkit.data.readers.splits import DEFAULT_FRACTIONS, check_fractions, members, unknown_split
+from visionkit.data.readers.splits import DEFAULT_FRACTIONS, USUAL_SPLITS, check_fractions, members, unknown_split
 from visionkit.data.validate import Problem, check_images, check_on_error, settle
 from visionkit.errors import DataError
 from visionkit.structures import Labels, Sample
-
-_USUAL_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 class Folder:
@@ -133,7 +131,7 @@ def _folders(folder: Path) -> list[str]:
 
 def _split_folders(root: Path) -> list[str]:
     """The folders of `root` that hold a split: usual names with class folders inside."""
-    return [name for name in _folders(root) if name.lower() in _USUAL_SPLITS and _folders(root / name)]
+    return [name for name in _folders(root) if name.lower() in USUAL_SPLITS and _folders(root / name)]
 
 
 def _images(root: Path, folder: Path) -> list[str]:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from visionkit.data.validate import Problem, check_images
 from visionkit.errors import DataError, did_you_mean, listed
+from visionkit.interfaces import Reader
 
 _NEAR = 1.0
 """By how many pixels a box may reach over the image's edge untouched: the rounding of the tool that wrote it."""
@@ -78,3 +82,17 @@ def left_out(what: str, unlisted: Mapping[str, int]) -> list[str]:
 def clipped_boxes(count: int) -> list[str]:
     """Return the note on boxes that `fit_box` clipped, if any."""
     return [f"boxes that reach over the image's edge by more than {_NEAR:g} px were clipped: {count}"] if count else []
+
+
+def whole_images(paths: Sequence[Path]) -> tuple[list[int], np.ndarray, list[Problem]]:
+    """Return which of the files are whole images, their sizes (N, 2) int64 (height, width), and the others' faults."""
+    found = list(check_images(paths, [None] * len(paths), lambda i: (str(paths[i]), "")))
+    kept = [i for i, result in enumerate(found) if not isinstance(result, Problem)]
+    sizes = np.array([found[i] for i in kept], np.int64).reshape(-1, 2)
+    return kept, sizes, [result for result in found if isinstance(result, Problem)]
+
+
+def semantic_category_ids(reader: Reader) -> Sequence[int | str]:
+    """Return the source's own id of each of the reader's `semantic_classes`, numbers from 1 where it has none."""
+    own: Sequence[int | str] = getattr(reader, "semantic_category_ids", range(1, len(reader.semantic_classes) + 1))
+    return own

@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from visionkit.errors import ConfigError, DataError, did_you_mean, listed
 
+Positions = Mapping[str, Sequence[int | None] | str]
+"""Per split, [start, stop] or [start, stop, step] among the sorted names, as Python's slices (null: open), or "rest":
+{train: [0, 120], val: [120, null]}, or {val: [0, null, 5], train: rest} for every fifth image."""
+
+REST = "rest"
+
+USUAL_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""Names by which a folder or file is taken for a split's."""
+
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 """How a source without splits is divided where nothing is said."""
 
@@ -57,3 +66,74 @@ def members(names: Sequence[str], split: str, fractions: Mapping[str, float], se
         mend = "change data.reader.fractions or data.seed" if names else "check data.root"
         raise DataError(f"{where}: none of {len(names)} images falls into split '{split}'; {mend}")
     return chosen
+
+
+def check_positions(positions: Positions, split: str) -> None:
+    """Refuse positions that are no slices, or that do not name `split`."""
+    for name, value in positions.items():
+        if value == REST:
+            continue
+        parts = [] if isinstance(value, str) else list(value)
+        whole = all(part is None or type(part) is int for part in parts)
+        if not whole or len(parts) not in (2, 3) or (parts[2:] or [None])[0] == 0:
+            wanted = "[start, stop], [start, stop, step] or rest is wanted, as in {train: [0, 120], val: [120, null]}"
+            raise ConfigError(f"data.reader.positions.{name}={value}: {wanted}")
+    if list(positions.values()).count(REST) > 1:
+        raise ConfigError(f"data.reader.positions={dict(positions)}: only one split can be the rest")
+    if split not in positions:
+        raise unknown_split(split, positions, "data.reader.positions")
+
+
+def at_positions(names: Sequence[str], split: str, positions: Positions, where: object) -> list[str]:
+    """Return those of the sorted `names` that stand at the positions of `split`.
+
+    Raises:
+        ConfigError: two splits share a name.
+        DataError: none stands there.
+    """
+    owner: dict[int, str] = {}
+    for name, value in positions.items():
+        for place in () if isinstance(value, str) else range(len(names))[slice(*value)]:
+            if owner.setdefault(place, name) != name:
+                both = f"{owner[place]} and {name} both hold image {place} ('{names[place]}')"
+                raise ConfigError(f"data.reader.positions: {both}; give each image to one split")
+    wanted = None if positions[split] == REST else split
+    chosen = [name for place, name in enumerate(names) if owner.get(place) == wanted]
+    if not chosen:
+        mend = "change data.reader.positions" if names else "check data.root"
+        raise DataError(f"{where}: none of {len(names)} images stands in split '{split}'; {mend}")
+    return chosen
+
+
+def check_division(fractions: Mapping[str, float] | None, positions: Positions | None, split: str) -> None:
+    """Refuse a division that cannot be meant: see `check_fractions` and `check_positions`; or both at once."""
+    if fractions is not None and positions is not None:
+        raise ConfigError("data.reader: fractions and positions both divide the images; give one of them")
+    if positions is not None:
+        check_positions(positions, split)
+    if fractions is not None:
+        check_fractions(fractions, split)
+
+
+def divided(
+    names: Iterable[str],
+    split: str,
+    *,
+    fractions: Mapping[str, float] | None,
+    positions: Positions | None,
+    seed: int,
+    where: object,
+) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the split, of a source that has none of its own, and notes.
+
+    By `positions` or `fractions`, which have been checked, else by `DEFAULT_FRACTIONS`, of which a note tells.
+    """
+    everything = sorted(names)
+    if positions is not None:
+        return at_positions(everything, split, positions, where), []
+    notes = []
+    if fractions is None:
+        fractions = DEFAULT_FRACTIONS
+        check_fractions(fractions, split)
+        notes.append(f"{where}: no splits of its own; divided by name into {dict(fractions)}")
+    return members(everything, split, fractions, seed, where), notes

@@ -1,0 +1,183 @@
+"""YOLO's text labels: a line per object, its class number and a box or polygon in shares of the image's sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from visionkit.data.decode import decode
+from visionkit.data.readers.names import Names, class_numbers
+from visionkit.data.readers.objects import make_table
+from visionkit.data.readers.segmentation import to_rle
+from visionkit.data.readers.source import choose_classes, clipped_boxes, left_out, open_root, whole_images
+from visionkit.data.readers.splits import Positions, check_division, divided
+from visionkit.data.readers.yolo_files import Thing, find_names, find_pairs, read_label_file
+from visionkit.data.validate import Problem, check_on_error, settle
+from visionkit.errors import ConfigError, did_you_mean
+from visionkit.structures import RLE, Labels, Sample
+
+UNLABELLED = ("empty", "skip")
+
+
+class Yolo:
+    """One split of a folder with YOLO text labels.
+
+    A line is `class x y width height` (the box's centre and sides) or `class x1 y1 x2 y2 x3 y3 …` (a polygon), all
+    from 0 to 1; a file may hold both. A polygon's box encloses its points. The masks of an image are known if each of
+    its objects has a polygon, and if any object of the split has one. Category ids are the class numbers of the files.
+
+    Which images: data.yaml (or the one other YAML file in the folder) says it under the split's name, as a folder, a
+    list of folders or a text file; otherwise images/<split>/, <split>/images/, or images/ divided by `positions` or
+    `fractions`, by default 0.8 train and 0.2 val. An image's label file has its name with the ending .txt, and lies
+    where the last folder "images" of its path is called "labels", or beside it. Image ids number a split's images
+    from 1 in the order of their names.
+
+    Args:
+        root: the folder.
+        split: the name of the split.
+        classes: the wanted classes in their order; objects of others are left out. None means all of `names`. Where
+            nothing says the names, these count the files' numbers from 0.
+        names: [cat, dog] counts from 0; {cat: 3, dog: 7} says the numbers; or a YAML file with `names`. None means
+            those of data.yaml, or of classes.txt.
+        images, labels: templates (`visionkit.data.readers.templates`) such as "images/{split}/{name}" and
+            "labels/{split}/{name}.txt", where they lie elsewhere.
+        unlabelled: what an image without label file is: "empty", as is usual, known to hold no object; or "skip",
+            not labelled and left out.
+        positions: see `visionkit.data.readers.splits.Positions`.
+        fractions: the share of each split; images fall by name and seed.
+        on_error: "stop" raises for all faults at once; "skip" leaves out the faulty object (or the image that cannot
+            be used) and keeps the faults in `problems`.
+        seed: draws another division by fractions.
+
+    Attributes:
+        problems: what was left out, and why.
+        notes: what was done that somebody may not expect, one line each.
+
+    Raises:
+        DataError: the folder, split or a class is not there, or there are faults and `on_error` is "stop".
+        ConfigError: an argument is wrong.
+    """
+
+    semantic_classes: Sequence[str] = ()
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        classes: Sequence[str] | None = None,
+        names: Names | None = None,
+        images: str | None = None,
+        labels: str | None = None,
+        unlabelled: str = "empty",
+        positions: Positions | None = None,
+        fractions: Mapping[str, float] | None = None,
+        on_error: str = "stop",
+        seed: int = 0,
+    ) -> None:
+        check_on_error(on_error)
+        check_division(fractions, positions, split)
+        if unlabelled not in UNLABELLED:
+            hint = did_you_mean(unlabelled, UNLABELLED)
+            raise ConfigError(f"data.reader.unlabelled={unlabelled}: empty or skip is wanted{hint}")
+        self.root, self.split = open_root(root), split
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+        given = names if names is not None else find_names(self.root, classes)
+        numbers = class_numbers(given, self.root)
+        strange = [number for number in numbers.values() if type(number) is not int or number < 0]
+        if strange:
+            raise ConfigError(f"data.reader.names: '{strange[0]}' is no class number; give whole numbers from 0")
+        self.classes = choose_classes(tuple(numbers), classes, self.root)
+        self.category_ids: Sequence[int | str] = tuple(numbers[name] for name in self.classes)
+        found = find_pairs(self.root, split, images, labels)
+        self.notes += found.notes
+        pairs = found.pairs
+        if found.is_divided:
+            chosen, notes = divided(pairs, split, fractions=fractions, positions=positions, seed=seed, where=self.root)
+            pairs = {image: pairs[image] for image in chosen}
+            self.notes += notes
+        elif positions is not None or fractions is not None:
+            raise ConfigError("data.reader: the source has splits of its own; leave positions and fractions out")
+        self._keep(pairs, {number: name for name, number in numbers.items()}, unlabelled)
+        settle(self.problems, on_error)
+
+    def __len__(self) -> int:
+        return len(self.file_names)
+
+    def labels(self, index: int) -> Labels:
+        """Boxes, and masks where they are known; `areas` are then the masks'."""
+        size = (int(self._sizes[index][0]), int(self._sizes[index][1]))
+        rows, table = self._objects.rows(index), self._objects
+        masks = self._masks(rows, size)
+        areas = None if not masks else np.asarray(coco_mask.area(list(masks)), np.float64)
+        boxes, labels = table.boxes[rows].copy(), table.labels[rows].copy()
+        return Labels(size=size, boxes=boxes, labels=labels, areas=areas, masks=masks)
+
+    def path(self, index: int) -> Path:
+        """The image file."""
+        return self.root / self.file_names[index]
+
+    def read(self, index: int) -> Sample:
+        """Image and labels. Raises DataError when the file cannot be decoded."""
+        return Sample(decode(self.path(index)), self.labels(index), self.image_ids[index], self.file_names[index])
+
+    def class_counts(self) -> np.ndarray:
+        """(C,) int64: objects per class."""
+        return self._objects.class_counts(len(self.classes))
+
+    # ------------------------------------------------------------------------------------------------ construction
+    def _keep(self, pairs: Mapping[str, Path], name_of: Mapping[int, str], unlabelled: str) -> None:
+        images = list(pairs)
+        kept, sizes, faults = whole_images([self.root / image for image in images])
+        self.problems += faults
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        things: list[Thing] = []
+        owners: list[int] = []
+        taken: list[int] = []
+        unlisted, bare = Counter[str](), 0
+        for row, (place, size) in enumerate(zip(kept, sizes.tolist(), strict=True)):
+            file = pairs[images[place]]
+            is_labelled = file.is_file()
+            bare += not is_labelled
+            if not is_labelled and unlabelled == "skip":
+                continue
+            found, problems = read_label_file(file, (size[0], size[1]), name_of) if is_labelled else ([], [])
+            self.problems += problems
+            for thing in found:
+                if thing.name not in label_of:
+                    unlisted[thing.name] += 1
+                    continue
+                things.append(thing)
+                owners.append(len(taken))
+            taken.append(row)
+        if bare:
+            what = "left out" if unlabelled == "skip" else "taken to hold no object"
+            self.notes.append(f"images without a label file: {bare}, {what} (data.reader.unlabelled)")
+        self.notes += left_out("objects", unlisted) + clipped_boxes(sum(thing.was_clipped for thing in things))
+        self.image_ids = [kept[row] + 1 for row in taken]
+        self.file_names = [images[kept[row]] for row in taken]
+        self._sizes = sizes[taken]
+        self._objects = make_table(
+            len(self),
+            owners=owners,
+            boxes=[thing.box for thing in things],
+            labels=[label_of[thing.name] for thing in things],
+            ignore=[False] * len(things),
+        )
+        self._polygons = [things[place].polygon for place in self._objects.order.tolist()]
+        with_polygon = sum(polygon is not None for polygon in self._polygons)
+        self.fields = frozenset({"boxes", "masks"} if with_polygon else {"boxes"})
+        if 0 < with_polygon < len(things):
+            missing = len(things) - with_polygon
+            self.notes.append(f"objects with a box alone: {missing}; the masks of their images are unknown")
+
+    def _masks(self, rows: slice, size: tuple[int, int]) -> tuple[RLE, ...] | None:
+        polygons = self._polygons[rows]
+        if "masks" not in self.fields or any(polygon is None for polygon in polygons):
+            return None
+        return tuple(to_rle([polygon.astype(np.float64).tolist()], size) for polygon in polygons if polygon is not None)

@@ -1,0 +1,214 @@
+"""Where YOLO's images, label files and class names lie, and what a label file says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from visionkit.data.readers.names import Names, read_names, read_yaml
+from visionkit.data.readers.objects import Box
+from visionkit.data.readers.source import fit_box
+from visionkit.data.readers.splits import USUAL_SPLITS, unknown_split
+from visionkit.data.readers.templates import (
+    check_template,
+    choose_layout,
+    files_of,
+    folder_of,
+    listed_names,
+    splits_of,
+)
+from visionkit.data.validate import Problem
+from visionkit.errors import ConfigError, DataError
+
+LAYOUTS = (("images/{split}/{name}",), ("{split}/images/{name}",), ("images/{name}",))
+_NEAR = 0.01
+"""By how much a number may leave 0 to 1: the rounding of the tool that wrote it, and boxes that reach over the edge."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One line: a class name, the box in pixels, and the polygon (2P,) float32 in pixels, if it is one."""
+
+    name: str
+    box: Box
+    polygon: np.ndarray | None
+    was_clipped: bool
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The label file, which need not be there, of each image (relative to the root), sorted by image.
+
+    is_divided: these are the images of all splits.
+    """
+
+    pairs: dict[str, Path]
+    is_divided: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+def find_names(root: Path, classes: Sequence[str] | None) -> Names:
+    """Return the class names of data.yaml or classes.txt; without them, `classes`.
+
+    Raises:
+        ConfigError: nothing says the names.
+    """
+    document = _description(root)
+    names = read_names(document) if document is not None else None
+    for file in (root / "classes.txt", root / "labels" / "classes.txt"):
+        if names is None and file.is_file():
+            names = read_names(file)
+    names = names if names is not None else classes
+    if names is None:
+        mend = "give data.reader.names=[cat, dog] in the order of the numbers, or a data.yaml with names"
+        raise ConfigError(f"{root}: nothing says what the class numbers mean; {mend}")
+    return names
+
+
+def _description(root: Path) -> Path | None:
+    """The YAML file that describes the set: data.yaml, or the only one in the folder."""
+    files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+    usual = [file for file in files if file.stem in ("data", "dataset")]
+    return usual[0] if usual else files[0] if len(files) == 1 else None
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+def find_pairs(root: Path, split: str, images: str | None, labels: str | None) -> Pairs:
+    """Return the images of a split, each with its label file.
+
+    Raises:
+        DataError: the split is not there.
+        ConfigError: a template is wrong.
+    """
+    if labels is not None:
+        check_template(labels, "data.reader.labels")
+    if images is None:
+        document = _description(root)
+        said = read_yaml(document) if document is not None else {}
+        if not USUAL_SPLITS.isdisjoint(said):
+            if labels is not None:
+                raise ConfigError("data.reader.labels: give data.reader.images too")
+            assert document is not None
+            return _paired(root, _described(root, document, said, split))
+        images = choose_layout(root, LAYOUTS, split)[0]
+    else:
+        check_template(images, "data.reader.images")
+        if "{split}" in images and split not in splits_of(root, [images]):
+            raise unknown_split(split, splits_of(root, [images]), root)
+    found = files_of(root, images, split)
+    names = {file: name for name, files in found.items() for file in files}
+    is_divided = "{split}" not in images
+    if labels is None:
+        return _paired(root, list(names), is_divided)
+    pattern = labels if labels.endswith(".txt") else f"{labels}.txt"
+    pairs = {file: root / pattern.replace("{split}", split).replace("{name}", name) for file, name in names.items()}
+    return _with_notes(pairs, {root / folder_of(pattern, split)}, is_divided)
+
+
+def _described(root: Path, document: Path, said: Mapping[str, Any], split: str) -> list[str]:
+    """The images of a split as the YAML file tells, relative to `root`, sorted."""
+    entry = said.get(split) or (said.get("valid") if split == "val" else None)
+    if not entry:
+        raise unknown_split(split, [key for key in said if key in USUAL_SPLITS and said[key]], document)
+    entries = entry if isinstance(entry, list) else [entry]
+    found: list[str] = []
+    for one in entries:
+        place = _inside(root, str(said.get("path") or "."), str(one))
+        if place is None:
+            raise DataError(f"{document}: {split}: '{one}' is not there, seen from {root}; correct it")
+        if place.is_dir():
+            folder = place.relative_to(root).as_posix()
+            names = files_of(root, "{name}" if folder == "." else f"{folder}/{{name}}", split)
+            found += [file for files in names.values() for file in files]
+        else:
+            everything = {file: None for files in files_of(root, "{name}", split).values() for file in files}
+            stems = {str(PurePosixPath(file).with_suffix("")): file for file in everything}
+            found += [stems.get(name, name) for name in listed_names(place, stems)]
+    return sorted(set(found))
+
+
+def _inside(root: Path, base: str, entry: str) -> Path | None:
+    """The place inside `root` that an entry means; some exporters write "../train/images" for train/images."""
+    parts = [part for part in PurePosixPath(entry).parts if part not in ("..", ".")]
+    for place in (root / base / entry, root / entry, root.joinpath(*parts)):
+        if place.exists() and place.resolve().is_relative_to(root.resolve()) and ".." not in place.parts:
+            return place
+    return None
+
+
+def _paired(root: Path, images: Sequence[str], is_divided: bool = False) -> Pairs:
+    pairs = {image: root / _label_name(image) for image in images}
+    return _with_notes(pairs, {file.parent for file in pairs.values()}, is_divided)
+
+
+def _label_name(image: str) -> str:
+    parts = list(PurePosixPath(image).with_suffix(".txt").parts)
+    for place in reversed(range(len(parts) - 1)):
+        if parts[place] == "images":
+            parts[place] = "labels"
+            break
+    return "/".join(parts)
+
+
+def _with_notes(pairs: dict[str, Path], folders: set[Path], is_divided: bool) -> Pairs:
+    there = {file for folder in folders for file in folder.glob("*.txt") if file.stem != "classes"}
+    alone = len(there - set(pairs.values()))
+    notes = [f"label files without an image: {alone}"] if alone else []
+    return Pairs(dict(sorted(pairs.items())), is_divided, notes)
+
+
+# -------------------------------------------------------------------------------------------------------------- lines
+def read_label_file(file: Path, size: tuple[int, int], name_of: Mapping[int, str]) -> tuple[list[Thing], list[Problem]]:
+    """Return the objects of an image of `size` (height, width), and the faults of the other lines."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as fault:
+        return [], [Problem(str(file), "", f"cannot be read ({fault})", "write the file again")]
+    things: list[Thing] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        thing = _thing(line.split(), size, name_of)
+        if isinstance(thing, Thing):
+            things.append(thing)
+        else:
+            problems.append(Problem(str(file), f"line {number}", thing, "correct the line, or remove it"))
+    return things, problems
+
+
+def _thing(words: Sequence[str], size: tuple[int, int], name_of: Mapping[int, str]) -> Thing | str:
+    """The object, or what is wrong with the line."""
+    try:
+        values = np.array([float(word) for word in words])
+    except ValueError:
+        return f"'{' '.join(words)[:60]}' are no numbers"
+    if not np.isfinite(values).all():
+        return "a number is not finite"
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        return f"{len(values)} numbers; class x y width height, or class and at least three points, are wanted"
+    if values[0] != math.floor(values[0]) or int(values[0]) not in name_of:
+        return f"class {words[0]} is not among the names"
+    rest = values[1:]
+    if rest.min() < -_NEAR or rest.max() > 1 + _NEAR:
+        strange = rest.min() if rest.min() < -_NEAR else rest.max()
+        return f"{strange:g} is not a share of the image's side from 0 to 1"
+    height, width = size
+    polygon = None
+    if len(values) == 5:
+        x, y, across, down = rest * [width, height, width, height]
+        corners = (x - across / 2, y - down / 2, x + across / 2, y + down / 2)
+    else:
+        points = rest.reshape(-1, 2).clip(0, 1) * [width, height]
+        corners = (*points.min(axis=0), *points.max(axis=0))
+        polygon = points.ravel().astype(np.float32)
+    fitted = fit_box([float(corner) for corner in corners], size)
+    if isinstance(fitted, str):
+        return f"{fitted}: {' '.join(words)[:60]}"
+    return Thing(name_of[int(values[0])], fitted[0], polygon, fitted[1])
