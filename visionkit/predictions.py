@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 
 from visionkit.structures import RLE, Geometry, ImageId
 
-CategoryIds = Sequence[int | str]
+CategoryIds = Sequence[int | str | None]
+"""The source's id of each class, None for a class that the source lacks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,7 @@ class Instances:
         logits: (N, h, w) float16 or float32 on a grid over the canvas; above 0 is the object.
         geometry: how the image lies on the canvas.
         stride: canvas pixels of a cell of the grid; the first cell's corner is the canvas's.
+        rles: the masks, where they are encoded already (`encoded`).
     """
 
     boxes: np.ndarray
@@ -105,6 +107,7 @@ class Instances:
     logits: np.ndarray
     geometry: Geometry
     stride: float
+    rles: tuple[RLE, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -126,6 +129,7 @@ class Instances:
             scores=self.scores[rows],
             labels=self.labels[rows],
             logits=self.logits[rows],
+            rles=None if self.rles is None else tuple(self.rles[row] for row in rows),
         )
 
     def window(self, row: int) -> tuple[np.ndarray, int, int]:
@@ -141,15 +145,18 @@ class Instances:
             return np.zeros((0, 0), bool), left, top
         (scale_y, scale_x), (offset_y, offset_x) = self.geometry.scale, self.geometry.offset
         # Pixel centres: cell = ((pixel + 0.5) * scale + offset) / stride - 0.5
-        to_cells = np.array(
-            [
-                [scale_x / self.stride, 0.0, ((left + 0.5) * scale_x + offset_x) / self.stride - 0.5],
-                [0.0, scale_y / self.stride, ((top + 0.5) * scale_y + offset_y) / self.stride - 0.5],
-            ]
-        )
+        step = np.array([scale_x, scale_y]) / self.stride
+        first = (np.array([left, top]) + 0.5) * step + np.array([offset_x, offset_y]) / self.stride - 0.5
+        last = first + step * (right - left - 1, bottom - top - 1)
+        # Of the grid only the cells around the box are read: a hundred instances are a hundred whole grids.
+        sides = np.array(self.logits.shape[:0:-1])
+        least = np.floor(first).astype(int).clip(0, sides - 1)
+        most = np.maximum(np.ceil(last).astype(int), least) + 1
+        cells = self.logits[row, least[1] : most[1], least[0] : most[0]].astype(np.float32)
+        (shift_x, shift_y), (step_x, step_y) = first - least, step
         values = cv2.warpAffine(
-            self.logits[row].astype(np.float32),
-            to_cells,
+            cells,
+            np.array([[step_x, 0.0, shift_x], [0.0, step_y, shift_y]]),
             (right - left, bottom - top),
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
@@ -165,19 +172,29 @@ class Instances:
 
     def rle(self, row: int) -> RLE:
         """Return the mask of one instance as COCO's compressed run-length encoding."""
-        encoded: RLE = coco_mask.encode(np.asfortranarray(self.mask(row).view(np.uint8)))
-        return encoded
+        return self.select(np.array([row])).encoded_masks()[0]
+
+    def encoded_masks(self) -> tuple[RLE, ...]:
+        """Return the masks as COCO's compressed run-length encodings; made once for those that are `encoded`."""
+        if self.rles is not None:
+            return self.rles
+        height, width = self.geometry.original
+        runs = [
+            {"size": [height, width], "counts": _runs(*self.window(row), height, width)} for row in range(len(self))
+        ]
+        return tuple(coco_mask.frPyObjects(runs, height, width)) if runs else ()
+
+    def encoded(self) -> Instances:
+        """Return the same instances with their masks encoded, for whoever asks for them more than once."""
+        return replace(self, rles=self.encoded_masks())
 
     def masks(self) -> Iterator[np.ndarray]:
         """Yield the masks in order, one in memory at a time."""
         return (self.mask(row) for row in range(len(self)))
 
-    def to_coco(
-        self, image_id: ImageId, category_ids: CategoryIds, rles: Sequence[RLE] | None = None
-    ) -> list[dict[str, Any]]:
-        """COCO result rows with bbox and segmentation; `rles`: the masks where they are encoded already."""
-        encoded = [self.rle(row) for row in range(len(self))] if rles is None else rles
-        rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), encoded, strict=True)
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+        """COCO result rows with bbox and segmentation."""
+        rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), self.encoded_masks(), strict=True)
         return [
             {
                 "image_id": image_id,
@@ -252,13 +269,34 @@ class PanopticMap:
         told = [
             {"id": one.id, "category_id": category_ids[one.label], "score": one.score, "area": one.area}
             for one in self.segments
+            if category_ids[one.label] is not None
         ]
         return [{"image_id": image_id, "segments_info": told}]
+
+
+def encoded(predictions: Mapping[str, Prediction]) -> dict[str, Prediction]:
+    """Return one image's predictions with the masks of all instances encoded; what a worker of an evaluation does."""
+    return {name: one.encoded() if isinstance(one, Instances) else one for name, one in predictions.items()}
 
 
 Prediction = Classification | Localization | Detections | Instances | SemanticMap | PanopticMap
 Predictions = Mapping[str, Prediction]
 """One image's predictions by head name."""
+
+
+def _runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
+    """Lengths of the runs of 0, 1, 0, … down the columns of a mask that is (h, w) bool `window` at (left, top)."""
+    lines = np.zeros(
+        1 + window.shape[1] * (window.shape[0] + 1), bool
+    )  # before the mask and below each column: no mask
+    lines[1:].reshape(window.shape[1], window.shape[0] + 1)[:, :-1] = window.T
+    column, row = np.divmod(np.flatnonzero(lines[1:] != lines[:-1]), window.shape[0] + 1)
+    places = (left + column) * height + top + row
+    # A run that reaches the bottom goes on at the top of the next column: where an end meets a start, both go.
+    meets = np.flatnonzero(places[1:-1:2] == places[2::2]) * 2 + 1
+    places = np.delete(places, np.concatenate([meets, meets + 1])) if len(meets) else places
+    counts: list[int] = np.diff(np.concatenate([[0], places, [height * width]])).tolist()
+    return counts if counts[-1] else counts[:-1]
 
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:

@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +15,19 @@ from torch import nn
 
 from visionkit.backbones import CSP, Torchvision
 from visionkit.errors import ConfigError
-from visionkit.heads import DenseDetection, LinearClassification
+from visionkit.heads import (
+    FCN,
+    DeepLabV3Plus,
+    DenseDetection,
+    DenseInstance,
+    LinearClassification,
+    ObjectLocalization,
+    SemanticSegmentation,
+)
 from visionkit.interfaces import Head
 from visionkit.model import VisionModel
 from visionkit.necks import FPN, PAFPN
+from visionkit.predictions import SemanticMap
 from visionkit.preprocess import Preprocess
 from visionkit.structures import LABEL_FIELDS, Geometry, Targets
 
@@ -40,6 +50,7 @@ class Case:
         empty: (images) -> labels that say that there is nothing; None where that cannot be said.
         hurtful: targets with extreme values that a data set may hold.
         garbage: the same targets with anything at all in image 0's labels, as an unknown row may hold.
+        most_classes: that the head takes.
     """
 
     make: Callable[..., nn.Module]
@@ -47,6 +58,7 @@ class Case:
     empty: Callable[[int], Targets] | None
     hurtful: Callable[[], Targets]
     garbage: Callable[[Targets], Targets]
+    most_classes: int = 1000
 
 
 def _objects(images: int, seed: int) -> Targets:
@@ -90,6 +102,18 @@ def _garbage_objects(targets: Targets) -> Targets:
     return replace(targets, boxes=boxes, labels=labels)
 
 
+def _with_masks(targets: Targets) -> Targets:
+    """A mask for each row: the left two thirds of what its box covers of the canvas, nothing where it is no box."""
+    height, width = SIZE
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    x1, y1, x2, y2 = targets.boxes.flatten(0, 1)[:, :, None, None].unbind(1)
+    bits = (x > x1) & (x < x1 + (x2 - x1) * 2 / 3) & (y > y1) & (y < y2)
+    packed = torch.from_numpy(np.packbits(bits.flatten(1).numpy(), axis=1))
+    mask_row = torch.arange(len(packed)).view(targets.labels.shape)
+    known = {**targets.known, "masks": targets.known["boxes"].clone()}
+    return replace(targets, masks=packed, mask_row=mask_row.where(targets.labels >= 0, -1), known=known)
+
+
 def _one_class(images: int, seed: int) -> Targets:
     generator = torch.Generator().manual_seed(seed)
     scores = torch.eye(3)[torch.randint(0, 3, (images,), generator=generator)]
@@ -110,7 +134,71 @@ def _garbage_scores(targets: Targets) -> Targets:
     return replace(targets, class_scores=scores)
 
 
+def _one_object(images: int, seed: int) -> Targets:
+    targets = _one_class(images, seed)
+    known = {**targets.known, "box": torch.ones(images, dtype=torch.bool)}
+    return replace(targets, box=_objects(images, seed).boxes[:, 1], known=known)
+
+
+def _hurtful_object() -> Targets:
+    """No area, and far outside the canvas."""
+    return replace(_one_object(2, 0), box=torch.tensor([[9.0, 9, 9, 9], [-1e4, -1e4, 1e4, 2e4]]))
+
+
+def _garbage_object(targets: Targets) -> Targets:
+    box = targets.box.clone()
+    box[0] = torch.tensor([float("nan"), float("inf"), -1.0, 5.0])
+    return _garbage_scores(replace(targets, box=box))
+
+
+def _maps(images: int, seed: int) -> Targets:
+    """Blocks of 8 px; most are of class 0, and about one in six is unlabelled."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = SIZE
+    values = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 2, 255, 255], dtype=torch.uint8)
+    blocks = values[torch.randint(0, len(values), (images, height // 8, width // 8), generator=generator)]
+    blocks[:, 0, :3] = torch.arange(3, dtype=torch.uint8)
+    semantic = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    return Targets(sizes=torch.tensor([SIZE] * images), semantic=semantic)
+
+
+def _hurtful_maps() -> Targets:
+    semantic = torch.full((2, *SIZE), 255, dtype=torch.uint8)
+    semantic[0, -1, -1] = 2
+    return replace(_maps(2, 0), semantic=semantic)
+
+
+def _garbage_maps(targets: Targets) -> Targets:
+    semantic = targets.semantic.clone()
+    semantic[0] = torch.arange(SIZE[1])
+    return replace(targets, semantic=semantic)
+
+
+LOCALIZATION = {
+    "targets": _one_object, "empty": None, "hurtful": _hurtful_object, "garbage": _garbage_object,
+}  # fmt: skip
+SEMANTIC = {
+    "targets": _maps, "empty": None, "hurtful": _hurtful_maps, "garbage": _garbage_maps, "most_classes": 255,
+}  # fmt: skip
 CASES = {
+    "SemanticSegmentation": Case(make=SemanticSegmentation, **SEMANTIC),
+    "SemanticSegmentation, hardest pixels": Case(make=partial(SemanticSegmentation, hardest=0.25), **SEMANTIC),
+    "FCN": Case(make=partial(FCN, auxiliary="c4"), **SEMANTIC),
+    "DeepLabV3Plus": Case(make=partial(DeepLabV3Plus, channels=16, rates=(1, 2)), **SEMANTIC),
+    "ObjectLocalization": Case(make=partial(ObjectLocalization, dropout=0.0), **LOCALIZATION),
+    "ObjectLocalization, several levels": Case(
+        make=partial(ObjectLocalization, dropout=0.0, levels=("c4", "c5")), **LOCALIZATION
+    ),
+    "ObjectLocalization, a box per class": Case(
+        make=partial(ObjectLocalization, dropout=0.0, box_per_class=True), **LOCALIZATION
+    ),
+    "DenseInstance": Case(
+        make=DenseInstance,
+        targets=lambda images, seed: _with_masks(_objects(images, seed)),
+        empty=lambda images: _with_masks(_no_objects(images)),
+        hurtful=lambda: _with_masks(_hurtful_objects()),
+        garbage=_garbage_objects,
+    ),
     "DenseDetection": Case(
         make=DenseDetection,
         targets=_objects,
@@ -159,7 +247,7 @@ def images(count, seed=0):
 
 def rows(targets: Targets, index) -> Targets:
     """The same targets with the images `index` alone."""
-    fields = ("sizes", "boxes", "labels", "crowd", "ignore", "class_scores")
+    fields = ("sizes", "boxes", "labels", "crowd", "ignore", "mask_row", "class_scores", "box", "semantic")
     chosen = {name: getattr(targets, name)[index] for name in fields if getattr(targets, name) is not None}
     return replace(targets, known={name: value[index] for name, value in targets.known.items()}, **chosen)
 
@@ -204,8 +292,11 @@ def test_finite_losses_and_a_gradient_for_every_parameter(case, backbone, neck):
 
 @pytest.mark.parametrize("classes", [1, 1000])
 def test_any_number_of_classes(case, classes):
+    classes = min(classes, case.most_classes)
     model = build(case, classes=[str(number) for number in range(classes)])
     targets = case.targets(2, 0)
+    if targets.semantic is not None:
+        targets = replace(targets, semantic=targets.semantic.where(targets.semantic == 255, classes - 1))
     if targets.labels is not None:
         targets = replace(targets, labels=torch.where(targets.labels >= 0, classes - 1, -1))
     if targets.class_scores is not None:
@@ -368,6 +459,11 @@ def test_finish_gives_one_prediction_an_image_that_json_can_hold(case):
     assert [list(one) for one in found] == [["head"], ["head"]]
     for one in found:
         prediction = one["head"]
+        if isinstance(prediction, SemanticMap):  # saved as a picture
+            assert prediction.classes.dtype == np.uint8
+            assert prediction.classes.max() < len(CLASSES)
+            assert prediction.to_coco(17, [3, 1, "x"]) == []
+            continue
         assert prediction.scores.dtype == np.float32
         assert ((prediction.scores >= 0) & (prediction.scores <= 1)).all()
         saved = json.loads(json.dumps(prediction.to_coco(17, [3, 1, "x"])))

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from visionkit.interfaces import Metric
-from visionkit.metrics import CocoDetection, TopK
-from visionkit.predictions import Classification, Detections, Prediction
-from visionkit.structures import Labels
+from visionkit.metrics import (
+    CocoDetection,
+    CocoInstances,
+    LocalizationAccuracy,
+    PanopticQuality,
+    SemanticScores,
+    TopK,
+)
+from visionkit.metrics.panoptic import panoptic_truth
+from visionkit.predictions import (
+    Classification,
+    Detections,
+    Instances,
+    Localization,
+    PanopticMap,
+    Prediction,
+    Segment,
+    SemanticMap,
+)
+from visionkit.structures import RLE, Geometry, Labels
 
 CLASSES = [f"class {k}" for k in range(6)]
 SIZE = (400, 400)
@@ -29,6 +47,7 @@ class Case:
         some: a prediction that is right in part.
         nothing: a prediction that finds nothing.
         empty: labels in which nothing is to be found.
+        errors: the numbers of which a lower one is better.
     """
 
     make: Callable[[], Metric]
@@ -37,6 +56,7 @@ class Case:
     some: Callable[[Labels, np.random.Generator], Prediction]
     nothing: Prediction
     empty: Labels
+    errors: frozenset[str] = frozenset()
 
 
 def _boxes(rng: np.random.Generator) -> Labels:
@@ -59,6 +79,25 @@ def _half_found(truth: Labels, rng: np.random.Generator) -> Detections:
     return Detections(boxes, np.sort(rng.random(len(boxes)).astype(np.float32))[::-1], right.labels)
 
 
+def _rectangles(boxes: np.ndarray) -> tuple[RLE, ...]:
+    bitmaps = np.zeros((*SIZE, len(boxes)), np.uint8, order="F")
+    for number, (x1, y1, x2, y2) in enumerate(boxes.round().astype(int).clip(0)):
+        bitmaps[y1:y2, x1:x2, number] = 1
+    return tuple(coco_mask.encode(bitmaps))
+
+
+def _masks(rng: np.random.Generator) -> Labels:
+    truth = _boxes(rng)
+    return replace(truth, masks=_rectangles(truth.boxes))
+
+
+def _with_rectangles(found: Detections) -> Instances:
+    """Each box as an instance that fills it."""
+    boxes, logits = found.boxes.round().clip(0), np.zeros((len(found), 1, 1), np.float16)
+    geometry, rles = Geometry(SIZE, SIZE, (1.0, 1.0)), _rectangles(found.boxes)
+    return Instances(boxes, found.scores, found.labels, logits, geometry, 400.0, rles)
+
+
 def _one_hot(rng: np.random.Generator) -> Labels:
     return Labels(size=SIZE, class_scores=np.eye(6, dtype=np.float32)[rng.integers(1, 6)])
 
@@ -73,7 +112,102 @@ def _guess(truth: Labels, rng: np.random.Generator) -> Classification:
     return Classification((truth.class_scores * 0.5 + rng.random(6)).astype(np.float32))
 
 
+def _map(rng: np.random.Generator) -> Labels:
+    """Classes 0 to 2 in the left half, 3 to 5 in the right one, in blocks; a part is unlabelled."""
+    blocks = rng.permuted(np.arange(8 * 4).reshape(8, 4) % 3, axis=1)
+    semantic = np.concatenate([blocks, blocks + 3], axis=1).repeat(50, 0).repeat(50, 1).astype(np.uint8)
+    semantic[100:130, 80:300] = 255
+    return Labels(size=SIZE, semantic=semantic)
+
+
+def _half_right_map(truth: Labels, rng: np.random.Generator) -> SemanticMap:
+    right = truth.semantic % 6
+    return SemanticMap(np.where(rng.random((8, 8)).repeat(50, 0).repeat(50, 1) < 0.5, right, 5 - right))
+
+
+def _one_object(rng: np.random.Generator) -> Labels:
+    corner = rng.integers(0, 200, 2)
+    return replace(_one_hot(rng), box=np.concatenate([corner, corner + rng.integers(50, 200, 2)]).astype(np.float64))
+
+
+def _placed(truth: Labels) -> Localization:
+    return Localization(truth.class_scores, np.tile(truth.box, (6, 1)).astype(np.float32))
+
+
+def _half_placed(truth: Labels, rng: np.random.Generator) -> Localization:
+    boxes = _placed(truth).boxes + rng.normal(0, 25, (6, 4)).astype(np.float32)
+    return Localization(rng.random(6).astype(np.float32), boxes)
+
+
+def _segments(rng: np.random.Generator) -> Labels:
+    """Stuff in the left half, three things that overlap in the right one, void around them."""
+    left = rng.permuted(np.arange(24).reshape(8, 3) % 3, axis=1).repeat(50, 0).repeat(50, 1)
+    semantic = np.full(SIZE, 255, np.uint8)
+    semantic[:, :150] = left
+    boxes = np.array([[200.0, y, 300 + y, y + 150] for y in (0, 100, 200)])
+    labels = rng.permutation(3)
+    for (x1, y1, x2, y2), label in zip(boxes.astype(int), labels, strict=True):
+        semantic[y1:y2, x1:x2] = 3 + label
+    return Labels(size=SIZE, boxes=boxes, labels=labels, masks=_rectangles(boxes), semantic=semantic)
+
+
+def _as_map(ids: np.ndarray, labels: np.ndarray) -> PanopticMap:
+    areas = np.bincount(ids.ravel(), minlength=len(labels) + 1)
+    there = [k for k in range(1, len(labels) + 1) if areas[k]]
+    return PanopticMap(ids, tuple(Segment(k, int(labels[k - 1]), False, 1.0, int(areas[k])) for k in there))
+
+
+def _segmented(truth: Labels) -> PanopticMap:
+    wanted = panoptic_truth(truth, CLASSES, CLASSES[3:])
+    return _as_map(wanted.ids, wanted.labels)
+
+
+def _half_segmented(truth: Labels, rng: np.random.Generator) -> PanopticMap:
+    wanted = panoptic_truth(truth, CLASSES, CLASSES[3:])
+    lost = rng.random((8, 8)).repeat(50, 0).repeat(50, 1) < 0.3
+    return _as_map(np.where(lost, 0, wanted.ids).astype(np.int32), wanted.labels)
+
+
 CASES = {
+    "LocalizationAccuracy": Case(
+        make=lambda: LocalizationAccuracy(CLASSES),
+        truth=_one_object,
+        perfect=_placed,
+        some=_half_placed,
+        nothing=Localization(np.array([1, 0, 0, 0, 0, -1], np.float32), np.zeros((6, 4), np.float32)),
+        empty=Labels(size=SIZE),
+        errors=frozenset({"top1_error", "top5_error", "class_wrong_only", "place_wrong_only", "both_wrong"}),
+    ),
+    "PanopticQuality": Case(
+        make=lambda: PanopticQuality(CLASSES, CLASSES[3:]),
+        truth=_segments,
+        perfect=_segmented,
+        some=_half_segmented,
+        nothing=PanopticMap(np.zeros(SIZE, np.int32), ()),
+        empty=Labels(
+            size=SIZE,
+            boxes=np.zeros((0, 4)),
+            labels=np.zeros(0, np.int64),
+            masks=(),
+            semantic=np.full(SIZE, 255, np.uint8),
+        ),
+    ),
+    "CocoInstances": Case(
+        make=lambda: CocoInstances(CLASSES),
+        truth=_masks,
+        perfect=lambda truth: _with_rectangles(_found(truth)),
+        some=lambda truth, rng: _with_rectangles(_half_found(truth, rng)),
+        nothing=_with_rectangles(Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int))),
+        empty=Labels(size=SIZE, boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64), masks=()),
+    ),
+    "SemanticScores": Case(
+        make=lambda: SemanticScores(CLASSES),
+        truth=_map,
+        perfect=lambda truth: SemanticMap(truth.semantic % 6),
+        some=_half_right_map,
+        nothing=SemanticMap(np.repeat(np.array([[3, 0]], np.uint8), 200, 1).repeat(400, 0)),
+        empty=Labels(size=SIZE, semantic=np.full(SIZE, 255, np.uint8)),
+    ),
     "CocoDetection": Case(
         make=lambda: CocoDetection(CLASSES),
         truth=_boxes,
@@ -121,6 +255,11 @@ def filled(case: Case, rows: list[Row]) -> Metric:
     return metric
 
 
+def worth(case: Case, metric: Metric) -> dict[str, float]:
+    """The numbers, each turned so that 1 is the best."""
+    return {name: 1 - value if name in case.errors else value for name, value in metric.compute().items()}
+
+
 def test_is_a_metric_and_names_its_numbers(case: Case, rows: list[Row]) -> None:
     metric = filled(case, rows)
     assert isinstance(metric, Metric)
@@ -133,14 +272,16 @@ def test_is_a_metric_and_names_its_numbers(case: Case, rows: list[Row]) -> None:
 
 def test_perfect_is_one(case: Case, rows: list[Row]) -> None:
     metric = filled(case, [(image_id, case.perfect(truth), truth) for image_id, _, truth in rows])
-    numbers = metric.compute()
+    numbers = worth(case, metric)
     assert numbers == pytest.approx(dict.fromkeys(numbers, 1.0))
     assert metric.reasons == {}
 
 
 def test_nothing_found_is_worth_little_and_never_nan(case: Case, rows: list[Row]) -> None:
-    numbers = filled(case, [(image_id, case.nothing, truth) for image_id, _, truth in rows]).compute()
+    numbers = worth(case, filled(case, [(image_id, case.nothing, truth) for image_id, _, truth in rows]))
     share = 0.0
+    if "both_wrong" in numbers:  # and so it is never one of the two alone
+        assert numbers.pop("class_wrong_only") == numbers.pop("place_wrong_only") == 1
     if "mAP" in numbers:  # of scores that are all equal it is the share of images that have the class
         share = float(np.mean([truth.class_scores for _, _, truth in rows]))
     if "top5" in numbers:  # of six classes five are named whatever is said

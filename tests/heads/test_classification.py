@@ -36,6 +36,14 @@ def test_is_a_linear_function_of_the_mean_of_its_level():
     assert torch.allclose(logits, features["c5"].mean((2, 3)) @ head.linear.weight.T + head.linear.bias, atol=1e-6)
 
 
+def test_what_lies_beside_the_image_does_not_count():
+    head = LinearClassification(SPECS, classes=["a", "b", "c"]).eval()
+    x = torch.randn(2, 2, 4, 4)
+    logits = head({"c5": x}, torch.tensor([[128, 60], [70, 128]]))  # a cell counts whose centre lies on the image
+    means = torch.stack([x[0, :, :, :2].mean((1, 2)), x[1, :, :2].mean((1, 2))])
+    assert torch.allclose(logits, means @ head.linear.weight.T + head.linear.bias, atol=1e-6)
+
+
 def test_cross_entropy_by_hand():
     # Probabilities 1/2, 1/4, 1/4 in both images.
     head = head_of([[math.log(2.0), 0.0, 0.0]] * 2)

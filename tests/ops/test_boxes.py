@@ -32,6 +32,25 @@ def test_iou_equals_torchvision_and_broadcasts():
     assert torch.allclose(box_ops.iou(first[:, None], second[None]), expected, atol=1e-6)
 
 
+def test_generalised_iou_by_hand():
+    box = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    assert float(box_ops.generalised_iou(box, box)) == 1.0
+    # IoU 50 / 150; the hull of 150 is covered.
+    assert float(box_ops.generalised_iou(box, torch.tensor([5.0, 0.0, 15.0, 10.0]))) == pytest.approx(1 / 3)
+    # IoU 0; the hull of 30 x 10 is covered by 200 of 300.
+    assert float(box_ops.generalised_iou(box, torch.tensor([20.0, 0.0, 30.0, 10.0]))) == pytest.approx(-1 / 3)
+
+
+def test_generalised_iou_equals_torchvision_and_stays_finite_with_its_gradient():
+    first, second = random_boxes(50, 0), random_boxes(50, 1)
+    expected = torchvision.ops.generalized_box_iou(first, second).diagonal()
+    assert torch.allclose(box_ops.generalised_iou(first, second), expected, atol=1e-6)
+    odd = torch.tensor([[5.0, 5, 5, 5], [9, 9, 2, 2], [-1e4, 0, 1e4, 0]], requires_grad=True)
+    values = box_ops.generalised_iou(odd, torch.tensor([[5.0, 5, 5, 5], [0, 0, 1, 1], [0, 0, 1, 1]]))
+    values.sum().backward()
+    assert (values.abs() <= 1).all() and odd.grad.isfinite().all()
+
+
 def test_complete_iou_by_hand():
     # Two 2 x 2 boxes side by side: IoU 0, centres 2 apart, the hull 4 x 2: 0 − 4 / 20, and no aspect penalty.
     value = box_ops.complete_iou(torch.tensor([0.0, 0, 2, 2]), torch.tensor([2.0, 0, 4, 2]))

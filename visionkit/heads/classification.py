@@ -9,18 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from visionkit.blocks import ConvNorm
 from visionkit.errors import ConfigError
+from visionkit.ops.pooling import masked_mean, valid_cells
 from visionkit.predictions import Classification
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
 
 class LinearClassification(nn.Module):
-    """Mean over the canvas, dropout, one linear layer.
+    """Mean over the cells that hold image, dropout, one linear layer.
 
     Args:
         in_specs: the specs of at least `levels`.
         classes: names of the classes.
         levels: the one feature level that it reads.
+        channels: of a 1x1 convolution before the mean, so that each cell may say what it sees where an image holds many
+            things; None: no such convolution.
         dropout: share of the pooled features set to 0 in training.
         label_smoothing: share of the target given to all classes alike (Szegedy et al. 2016); single-label only.
         multi_label: an image may have several classes: a sigmoid each instead of one softmax.
@@ -38,6 +42,7 @@ class LinearClassification(nn.Module):
         *,
         classes: Sequence[str],
         levels: Sequence[str] = ("c5",),
+        channels: int | None = None,
         dropout: float = 0.2,
         label_smoothing: float = 0.0,
         multi_label: bool = False,
@@ -51,15 +56,22 @@ class LinearClassification(nn.Module):
         for argument, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"LinearClassification: {argument}={share} must be from 0 to 1")
+        if channels is not None and channels < 1:
+            raise ConfigError(f"LinearClassification: channels={channels} must be at least 1")
         self.levels, self.classes = tuple(levels), tuple(classes)
+        self.stride = in_specs[levels[0]].stride
         self.label_smoothing, self.multi_label = label_smoothing, multi_label
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(in_specs[levels[0]].channels, len(classes))
+        entry = in_specs[levels[0]].channels
+        self.enter = nn.Identity() if channels is None else ConvNorm(entry, channels)
+        self.linear = nn.Linear(entry if channels is None else channels, len(classes))
 
     def forward(self, features: Features, sizes: Tensor) -> Tensor:
         """(B, C) logits."""
         (level,) = self.levels
-        logits: Tensor = self.linear(self.dropout(features[level].mean((-2, -1))))
+        x = self.enter(features[level])
+        valid = valid_cells(sizes, (x.shape[-2], x.shape[-1]), self.stride)
+        logits: Tensor = self.linear(self.dropout(masked_mean(x, valid)))
         return logits
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:

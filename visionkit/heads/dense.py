@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from visionkit.assigners import Grid, TaskAligned, covered_cells
+from visionkit.assigners import Assignment, Grid, TaskAligned, covered_cells
 from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
 from visionkit.ops import boxes as box_ops
@@ -130,21 +130,28 @@ class DenseDetection(nn.Module):
         Within an image the cells' box losses are weighted by their quality, the weights adding up to its number of
         objects; so each object counts alike, and images do not weigh on each other.
         """
-        assert targets.boxes is not None and targets.labels is not None
-        assert targets.crowd is not None and targets.ignore is not None
-        raw = self.forward(features, targets.sizes)
-        logits, points, strides = raw["logits"].float(), raw["points"], raw["strides"]
-        distances = self._by_edge(raw["distances"])
-        predicted = self._boxes(distances, points, strides)
-        grids = [
+        return self.raw_losses(self.forward(features, targets.sizes), self.grids(features), targets)[0]
+
+    def grids(self, features: Features) -> list[Grid]:
+        """The cells of each level, as they follow each other in the raw tensors."""
+        return [
             Grid(features[level].shape[-2], features[level].shape[-1], stride)
             for level, stride in zip(self.levels, self.strides, strict=True)
         ]
+
+    def raw_losses(
+        self, raw: Mapping[str, Tensor], grids: Sequence[Grid], targets: Targets
+    ) -> tuple[dict[str, Tensor], Assignment]:
+        """The losses of what `forward` gave, and which cell answers for which object."""
+        assert targets.boxes is not None and targets.labels is not None
+        assert targets.crowd is not None and targets.ignore is not None
+        logits, points, strides = raw["logits"].float(), raw["points"], raw["strides"]
+        distances = self._by_edge(raw["distances"])
+        predicted = self._boxes(distances, points, strides)
         known = targets.known["boxes"]
         positive = targets.positive_rows() & known[:, None]
-        row, quality = self.assigner(
-            grids, logits.detach(), predicted.detach(), targets.boxes, targets.labels, positive
-        )
+        assignment = self.assigner(grids, logits.detach(), predicted.detach(), targets.boxes, targets.labels, positive)
+        row, quality = assignment
         assigned = row >= 0
         unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
         counted = known[:, None] & (assigned | ~unlabelled)
@@ -169,14 +176,18 @@ class DenseDetection(nn.Module):
         box_loss = torch.where(assigned, 1 - box_ops.complete_iou(predicted, goal), 0.0)
         bins_wanted = box_ops.boxes_to_distances(points, goal) / strides
         bin_loss = torch.where(assigned, distribution_focal(distances, bins_wanted).mean(-1), 0.0)
-        return {
+        losses = {
             "classification": score_loss,
             "box": (box_loss * weight).sum() / total,
             "distribution": (bin_loss * weight).sum() / total,
         }
+        return losses, assignment
 
     def decode(self, raw: Mapping[str, Tensor], sizes: Tensor) -> Decoded:
-        """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): after suppression."""
+        """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): after suppression.
+
+        cells (B, K) int64: the cell of `raw` that each is from.
+        """
         scores = raw["logits"].float().sigmoid()
         points, strides = raw["points"], raw["strides"]
         on_image = (points[None] < sizes[:, None].flip(-1)).all(-1)
@@ -201,6 +212,7 @@ class DenseDetection(nn.Module):
             "boxes": boxes.gather(1, kept[..., None].expand(-1, -1, 4)),
             "scores": best.gather(1, kept),
             "labels": labels.gather(1, kept),
+            "cells": cell.gather(1, kept),
             "valid": valid,
         }
 

@@ -2,5 +2,17 @@
 
 from visionkit.metrics.classification import TopK
 from visionkit.metrics.coco import CocoDetection, coco_evaluate
+from visionkit.metrics.coco_instances import CocoInstances
+from visionkit.metrics.localization import LocalizationAccuracy
+from visionkit.metrics.panoptic import PanopticQuality
+from visionkit.metrics.semantic import SemanticScores
 
-__all__ = ["CocoDetection", "TopK", "coco_evaluate"]
+__all__ = [
+    "CocoDetection",
+    "CocoInstances",
+    "LocalizationAccuracy",
+    "PanopticQuality",
+    "SemanticScores",
+    "TopK",
+    "coco_evaluate",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 from visionkit.errors import UserError
 from visionkit.metrics.coco_input import validated
 from visionkit.metrics.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, accumulate, match
-from visionkit.predictions import Detections, Prediction
+from visionkit.predictions import Detections, Instances, Prediction
 from visionkit.structures import ImageId, Labels
+
+Row = Mapping[str, np.ndarray]
 
 NUMBERS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -43,13 +45,10 @@ class CocoDetection:
     headline = "AP"
 
     def __init__(self, classes: Sequence[str], category_ids: Sequence[int | str] | None = None) -> None:
-        if category_ids is not None and len(category_ids) != len(classes):
-            raise ValueError(f"CocoDetection: {len(category_ids)} category ids beside {len(classes)} classes")
         self.classes = tuple(classes)
         self.reasons: dict[str, str] = {}
-        ids = list(range(len(self.classes))) if category_ids is None else list(category_ids)
-        self._order = sorted(range(len(ids)), key=lambda index: id_order(ids[index]))
-        self._state: dict[ImageId, dict[str, np.ndarray]] = {}
+        self._order = class_order("CocoDetection", self.classes, category_ids)
+        self._state: dict[ImageId, Row] = {}
         self._curves: tuple[np.ndarray, np.ndarray] | None = None
 
     def update(self, image_id: ImageId, prediction: Prediction, truth: Labels) -> None:
@@ -62,25 +61,14 @@ class CocoDetection:
             raise TypeError(f"CocoDetection: Detections are wanted, not {type(prediction).__name__}")
         if truth.boxes is None:
             return
-        assert truth.labels is not None
-        assert truth.areas is not None
-        assert truth.crowd is not None
-        assert truth.ignore is not None
-        self._check(image_id, prediction, truth.labels)
-        best = _best_per_class(prediction)
-        self._state[image_id] = {
-            "boxes": prediction.boxes[best],
-            "scores": prediction.scores[best],
-            "labels": prediction.labels[best].astype(np.int32),
-            "truth_boxes": truth.boxes,
-            "truth_labels": truth.labels.astype(np.int32),
-            "truth_areas": truth.areas,
-            "crowd": truth.crowd,
-            "ignore": truth.ignore,
-        }
+        check_image("CocoDetection", image_id, prediction, truth, len(self.classes))
+        best = best_per_class(prediction.scores, prediction.labels)
+        self._state[image_id] = image_row(
+            prediction.boxes[best], prediction.scores[best], prediction.labels[best], truth
+        )
         self._curves = None
 
-    def state(self) -> dict[ImageId, dict[str, np.ndarray]]:
+    def state(self) -> dict[ImageId, Row]:
         """Per image: boxes (N, 4) xyxy, scores, labels of its detections by falling score, and its truth."""
         return dict(self._state)
 
@@ -99,26 +87,12 @@ class CocoDetection:
 
     def per_class(self) -> dict[str, float]:
         """AP of each class; nan where the class has no object to be found."""
-        precision, _ = self._evaluated()
-        values = {self.classes[k]: _mean(precision[:, :, i, 0, -1]) for i, k in enumerate(self._order)}
-        return {name: values[name] for name in self.classes}
+        return class_precision(self._evaluated()[0], self.classes, self._order)
 
     def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
         if self._curves is None:
-            per_class: list[list[Matches]] = [[] for _ in self.classes]
-            for image_id in sorted(self._state, key=id_order):
-                for label, matches in _match_image(self._state[image_id]):
-                    per_class[label].append(matches)
-            self._curves = accumulate([per_class[k] for k in self._order])
+            self._curves = evaluated(self._state, match_boxes, self._order)
         return self._curves
-
-    def _check(self, image_id: ImageId, prediction: Detections, truth_labels: np.ndarray) -> None:
-        if not (np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()):
-            raise ValueError(f"CocoDetection: image {image_id}: a predicted box or score is not finite")
-        for labels in (prediction.labels, truth_labels):
-            if len(labels) and not (labels.min() >= 0 and labels.max() < len(self.classes)):
-                wrong = labels[(labels < 0) | (labels >= len(self.classes))][0]
-                raise ValueError(f"CocoDetection: image {image_id}: label {wrong} with {len(self.classes)} classes")
 
 
 def coco_evaluate(
@@ -186,10 +160,29 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(known)) if known.size else float("nan")
 
 
-def _best_per_class(detections: Detections) -> np.ndarray:
+def class_order(name: str, classes: Sequence[str], category_ids: Sequence[int | str] | None) -> list[int]:
+    """The classes' numbers in the order of the source's ids, in which means are taken; `name` is who asks."""
+    if category_ids is not None and len(category_ids) != len(classes):
+        raise ValueError(f"{name}: {len(category_ids)} category ids beside {len(classes)} classes")
+    ids: Sequence[int | str] = range(len(classes)) if category_ids is None else category_ids
+    return sorted(range(len(ids)), key=lambda index: id_order(ids[index]))
+
+
+def check_image(name: str, image_id: ImageId, prediction: Detections | Instances, truth: Labels, classes: int) -> None:
+    """Refuse what the metric `name` cannot score: a box or score that is not finite, a label outside the classes."""
+    assert truth.labels is not None
+    if not (np.isfinite(prediction.boxes).all() and np.isfinite(prediction.scores).all()):
+        raise ValueError(f"{name}: image {image_id}: a predicted box or score is not finite")
+    for labels in (prediction.labels, truth.labels):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+            wrong = labels[(labels < 0) | (labels >= classes)][0]
+            raise ValueError(f"{name}: image {image_id}: label {wrong} with {classes} classes")
+
+
+def best_per_class(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Rows by falling score (equal ones in the given order), at most the last of `MAX_DETECTIONS` per class."""
-    order = np.argsort(-detections.scores, kind="stable")
-    labels = detections.labels[order]
+    order = np.argsort(-scores, kind="stable")
+    labels = labels[order]
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     rank = np.empty(len(order), np.int64)
@@ -197,16 +190,67 @@ def _best_per_class(detections: Detections) -> np.ndarray:
     return order[rank < MAX_DETECTIONS[-1]]
 
 
-def _match_image(row: Mapping[str, np.ndarray]) -> Iterable[tuple[int, Matches]]:
+def image_row(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, truth: Labels) -> Row:
+    """What is kept of an image: its detections by falling score, and its truth."""
+    assert truth.boxes is not None and truth.labels is not None and truth.areas is not None
+    assert truth.crowd is not None and truth.ignore is not None
+    return {
+        "boxes": boxes,
+        "scores": scores,
+        "labels": labels.astype(np.int32),
+        "truth_boxes": truth.boxes,
+        "truth_labels": truth.labels.astype(np.int32),
+        "truth_areas": truth.areas,
+        "crowd": truth.crowd,
+        "ignore": truth.ignore,
+    }
+
+
+def evaluated(
+    rows: Mapping[ImageId, Row], match_image: Callable[[Row], Iterable[tuple[int, Matches]]], order: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall (see `accumulate`) of all images' rows, the classes in `order`."""
+    per_class: list[list[Matches]] = [[] for _ in order]
+    for image_id in sorted(rows, key=id_order):
+        for label, matches in match_image(rows[image_id]):
+            per_class[label].append(matches)
+    return accumulate([per_class[k] for k in order])
+
+
+def class_precision(precision: np.ndarray, classes: Sequence[str], order: Sequence[int]) -> dict[str, float]:
+    """AP by class from precision (T, R, K, A, M), whose classes are in `order`."""
+    values = {classes[k]: _mean(precision[:, :, i, 0, -1]) for i, k in enumerate(order)}
+    return {name: values[name] for name in classes}
+
+
+def match_boxes(row: Row) -> Iterable[tuple[int, Matches]]:
+    """Match an image's boxes, class by class."""
     boxes, truth_boxes = _xywh(row["boxes"]), _xywh(row["truth_boxes"])
-    areas, scores = boxes[:, 2] * boxes[:, 3], row["scores"].astype(np.float64)
+
+    def overlaps(found: np.ndarray, there: np.ndarray) -> np.ndarray:
+        crowd = row["crowd"][there].astype(int).tolist()
+        return np.asarray(coco_mask.iou(boxes[found], truth_boxes[there], crowd))
+
+    return match_classes(row, boxes[:, 2] * boxes[:, 3], overlaps)
+
+
+def match_classes(
+    row: Row, areas: np.ndarray, overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Iterable[tuple[int, Matches]]:
+    """Match an image's detections of each class to its objects.
+
+    Args:
+        row: see `image_row`.
+        areas: (D,) of the detections, pixels.
+        overlaps: from some detections (D,) bool and some objects (G,) bool to their IoU, COCO's for crowds.
+    """
+    scores = row["scores"].astype(np.float64)
     for label in np.union1d(row["labels"], row["truth_labels"]):
         found, there = row["labels"] == label, row["truth_labels"] == label
-        crowd = row["crowd"][there]
         ious = np.zeros((found.sum(), there.sum()))
         if ious.size:
-            ious = np.asarray(coco_mask.iou(boxes[found], truth_boxes[there], crowd.astype(int).tolist()))
-        truth = row["truth_areas"][there], crowd, row["ignore"][there]
+            ious = overlaps(found, there)
+        truth = row["truth_areas"][there], row["crowd"][there], row["ignore"][there]
         yield int(label), match(ious, scores[found], areas[found], *truth)
 
 

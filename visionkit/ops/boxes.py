@@ -25,6 +25,18 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     return inter / union.clamp(min=1e-9)
 
 
+def generalised_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU less the share of the hull that neither box covers, in [−1, 1] (Rezatofighi et al. 2019), (…, 4) each."""
+    top_left = torch.maximum(first[..., :2], second[..., :2])
+    bottom_right = torch.minimum(first[..., 2:], second[..., 2:])
+    width_height = (bottom_right - top_left).clamp(min=0)
+    inter = width_height[..., 0] * width_height[..., 1]
+    union = area(first) + area(second) - inter
+    corners = torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:])
+    hull = area(torch.cat(corners, -1))
+    return inter / union.clamp(min=1e-9) - (hull - union) / hull.clamp(min=1e-9)
+
+
 def complete_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU less centre distance less aspect penalty of (…, 4) and (…, 4), in (−1.5, 1] (Zheng et al. 2020)."""
     overlap = iou(first, second)
