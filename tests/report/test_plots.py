@@ -8,10 +8,8 @@ import pytest
 from PIL import Image
 
 from visionkit.errors import DataError
-from visionkit.predictions import Classification, Detections
-from visionkit.report import contact_sheet, plot_curves
-from visionkit.report.draw import OKABE_ITO
-from visionkit.structures import Labels
+from visionkit.report import plot_curves
+from visionkit.report.plots import _curves, _panels
 
 LINES = [
     {"step": 10, "detection/box": 2.0, "total": 3.0, "lr": 0.01},
@@ -38,6 +36,8 @@ def test_only_what_there_is_is_drawn(tmp_path: Path) -> None:
     assert plot_curves(write(tmp_path / "metrics.jsonl", []), tmp_path) == []
     files = plot_curves(write(tmp_path / "metrics.jsonl", LINES[:1]), tmp_path)
     assert [file.name for file in files] == ["loss.png", "rate.png"]
+    nothing = [{"step": 10, "epoch": 1, "detection/AP": None}, {"step": 10, "total": None}]
+    assert plot_curves(write(tmp_path / "metrics.jsonl", nothing), tmp_path) == []
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
@@ -47,27 +47,19 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
         plot_curves(path, tmp_path)
 
 
-def test_a_contact_sheet_has_truth_left_and_prediction_right() -> None:
-    image = np.full((100, 200, 3), 128, np.uint8)
-    truth = Labels(size=(100, 200), boxes=np.array([[20.0, 20, 180, 80]]), labels=np.array([1]))
-    prediction = Detections(np.array([[30, 20, 180, 80]], np.float32), np.ones(1, np.float32), np.array([0]))
-    sheet = contact_sheet([(image, prediction, truth)] * 3, ["cell", "nucleus"], cell=200)
-    assert sheet.shape[1] == 4 * 205
-    in_colour = [(sheet == np.array(colour)).all(axis=2).any(axis=0) for colour in OKABE_ITO[:2]]
-    predicted, true = (np.flatnonzero(columns) for columns in in_colour)
-    assert set(true // 205) == {0, 2}
-    assert set(predicted // 205) == {1, 3}
-    assert true.min() == pytest.approx(22, abs=1)  # scaled by 200 / 200, centred in a column of 205 pixels
+def test_each_head_has_a_panel_of_its_main_numbers_and_classes_have_none() -> None:
+    numbers = {f"detection/{k}": 0.5 for k in range(9)} | {
+        "detection/AP/person": 0.1,
+        "semantic/mIoU": 0.2,
+        "x/y": None,
+    }
+    panels = _panels(_curves([{"step": 5, "epoch": 1, **numbers}]))
+    assert [list(panel) for panel in panels] == [[f"detection/{k}" for k in range(6)], ["semantic/mIoU"]]
 
 
-def test_small_images_are_enlarged_before_they_are_drawn_on() -> None:
-    image = np.full((20, 20, 3), 128, np.uint8)
-    truth = Labels(size=(20, 20), class_scores=np.array([0, 1], np.float32))
-    sheet = contact_sheet([(image, Classification(np.array([0.4, 0.6], np.float32)), truth)], ["a", "b"], cell=300)
-    assert sheet.shape[1] == 2 * 307
-    assert (sheet == 128).all(axis=2).sum() > 2 * 280 * 250
-
-
-def test_a_sheet_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one image"):
-        contact_sheet([], ["a"])
+def test_many_losses_find_room_in_the_legend(tmp_path: Path) -> None:
+    lines = [{"step": k, "lr": 0.1, **{f"a_head_with_a_name/loss {n}": 1.0 / k for n in range(30)}} for k in (1, 2)]
+    loss, _ = plot_curves(write(tmp_path / "metrics.jsonl", lines), tmp_path)
+    pixels = np.asarray(Image.open(loss).convert("RGB"))
+    assert (pixels[:3] == 255).all()  # nothing is cut off at the edges
+    assert (pixels[:, -3:] == 255).all()
