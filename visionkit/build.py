@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from visionkit.config import build, reader_arguments
+from visionkit.data.class_map import field_classes
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Head, Metric, Reader
 from visionkit.metrics import CocoDetection, TopK
 from visionkit.model import VisionModel
+from visionkit.targets import locate
 
 
 def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
     """Return what a checkpoint keeps of its model: each part's `_target_` and arguments, and the class names.
 
-    The class list of a head is `head.<name>.classes` where given, else the reader's.
+    The class list of a head is `head.<name>.classes` where given, else the reader's for the labels that it needs.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    heads = {name: {"classes": list(reader.classes), **plain["head"][name]} for name in plain["heads"]}
+    heads = {name: {"classes": _classes_of(plain["head"][name], reader), **plain["head"][name]} for name in cfg.heads}
     preprocess = dict(plain["preprocess"])
     backbone = {key: value for key, value in plain["model"]["backbone"].items() if key != "weights"}
     weights = plain["weights"]
@@ -30,7 +32,15 @@ def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
         for name in ("mean", "std"):
             value = weights.get(name, preprocess[name])
             preprocess[name] = [value] * channels if isinstance(value, int | float) else list(value)
-    return {"backbone": backbone, "neck": plain["model"]["neck"], "heads": heads, "preprocess": preprocess}
+    return {
+        "backbone": backbone,
+        "neck": plain["model"]["neck"],
+        "heads": heads,
+        "merges": {name: plain["merge"][name] for name in plain["merges"]},
+        "preprocess": preprocess,
+        "loss_weights": plain["model"]["loss_weights"],
+        "learn_loss_weights": plain["model"]["learn_loss_weights"],
+    }
 
 
 def build_model(
@@ -52,7 +62,7 @@ def build_model(
     neck = None
     given = dict(backbone.out_specs)
     if description["neck"] is not None:
-        wanted = _neck_levels(partials, given)
+        wanted = [level for level in head_levels(partials.values()) if level not in given]
         if not wanted:
             raise ConfigError("model.neck: no head reads a level of the neck; choose neck=none")
         neck = build(description["neck"], backbone.out_specs, out_levels=wanted, allow=allow)()
@@ -61,7 +71,16 @@ def build_model(
     if neck is None and hasattr(backbone, "trim"):
         read = {level for head in heads.values() for level in head.levels}
         backbone.trim([level for level in backbone.out_specs if level in read][-1])
-    return VisionModel(backbone, neck, heads, preprocess=build(description["preprocess"], allow=allow))
+    merges = {name: build(node, allow=allow)(heads) for name, node in description.get("merges", {}).items()}
+    return VisionModel(
+        backbone,
+        neck,
+        heads,
+        preprocess=build(description["preprocess"], allow=allow),
+        loss_weights=description.get("loss_weights"),
+        learn_loss_weights=description.get("learn_loss_weights", False),
+        merges=merges,
+    )
 
 
 def backbone_weights(weights: Any) -> str | None:
@@ -74,32 +93,60 @@ def backbone_weights(weights: Any) -> str | None:
 
 
 def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | None = None) -> Reader:
-    """Open one split, a role (train, val, test) or one of the source's own lists."""
+    """Open one split, a role (train, val, test) or one of the source's own lists; of `data.sets` those that have it."""
+    if data.get("sets"):
+        own = {name: one for name, one in data["sets"].items() if one["splits"].get(split, split) is not None}
+        if not own:
+            raise ConfigError(f"data.sets: none of {', '.join(data['sets'])} has a list for {split}")
+        readers = {name: build(one["reader"], allow=allow)(**reader_arguments(one, split)) for name, one in own.items()}
+        proportions = {name: share for name, share in data["proportions"].items() if name in own}
+        mixture: Reader = build(data["reader"], allow=allow)(readers, proportions=proportions or None)
+        return mixture
     reader: Reader = build(data["reader"], allow=allow)(**reader_arguments(data, split))
     return reader
 
 
 def build_metrics(model: VisionModel) -> dict[str, Metric]:
-    """A fresh metric for each head, by the labels that it needs: a head is judged on what it learns from."""
-    metrics: dict[str, Metric] = {}
+    """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from."""
+    from visionkit.metrics import CocoInstances, LocalizationAccuracy, SemanticScores
+
+    metrics: dict[str, Any] = {}
     for name, module in model.heads.items():
         head = cast(Head, module)
-        if "boxes" in head.needs:
-            metrics[name] = cast(Metric, CocoDetection(head.classes))
+        if "masks" in head.needs:
+            metrics[name] = CocoInstances(head.classes)
+        elif "boxes" in head.needs:
+            metrics[name] = CocoDetection(head.classes)
+        elif "semantic" in head.needs:
+            metrics[name] = SemanticScores(head.classes)
+        elif "box" in head.needs:
+            metrics[name] = LocalizationAccuracy(head.classes)
         else:
-            multi_label = bool(getattr(module, "multi_label", False))
-            metrics[name] = cast(Metric, TopK(head.classes, multi_label=multi_label))
+            metrics[name] = TopK(head.classes, multi_label=bool(getattr(module, "multi_label", False)))
+    metrics.update({name: merge.metric() for name, merge in model.merges.items()})
     return metrics
 
 
 def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str | None]]:
-    """Per head, the source's id of each of the head's classes; None for a class that the source lacks."""
-    known = dict(zip(reader.classes, reader.category_ids, strict=True))
-    return {name: [known.get(label) for label in cast(Head, head).classes] for name, head in model.heads.items()}
+    """Per answer, the source's id of each of its classes; None for a class that the source lacks."""
+    stuff = getattr(reader, "semantic_category_ids", range(1, len(reader.semantic_classes) + 1))
+    known: dict[str, int | str] = dict(zip(reader.semantic_classes, stuff, strict=True))
+    known |= dict(zip(reader.classes, reader.category_ids, strict=True))
+    return {name: [known.get(label) for label in classes] for name, classes in model.classes.items()}
 
 
-def _neck_levels(partials: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[str]:
-    """The levels that heads read and the backbone does not give: heads say it in their argument `levels`."""
-    read = [inspect.signature(partial).parameters["levels"].default for partial in partials.values()]
-    levels = [level for one in read for level in one]
-    return [level for level in dict.fromkeys(levels) if level not in backbone]
+def label_fields(nodes: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """The fields of `LABEL_FIELDS` that the heads described by `nodes` need."""
+    return frozenset().union(*(getattr(locate(node["_target_"]), "needs", ()) for node in nodes))
+
+
+def _classes_of(node: Mapping[str, Any], reader: Reader) -> list[str]:
+    own, needs = field_classes(reader), label_fields([node])
+    field = "semantic" if "semantic" in needs else "boxes" if "boxes" in needs else "class_scores"
+    return list(own[field])
+
+
+def head_levels(partials: Iterable[Any]) -> list[str]:
+    """The levels that heads read: they say it in their argument `levels`."""
+    read = [inspect.signature(partial).parameters["levels"].default for partial in partials]
+    return list(dict.fromkeys(level for levels in read for level in levels))

@@ -15,18 +15,22 @@ TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
     "evaluate": ("visionkit.engine.run", "evaluate_run", "score a checkpoint"),
     "predict": ("visionkit.predictor", "predict_run", "draw and save a checkpoint's predictions"),
+    "benchmark": ("visionkit.engine.benchmark", "benchmark_run", "time inference, all heads together and one by one"),
     "check_data": ("visionkit.cli", "check_data_run", "look for faults in a data set"),
 }
 """Each tool's function, which takes the composed configuration and returns an exit code or None, and what it does."""
 
 _USUAL = {
     "train": (
-        "task=detect|classify", "data=NAME data.root=DIR", "backbone=NAME", "weights=none|NAME|FILE", "image_size=640",
+        "task=detect|classify|localize|semantic|instance|panoptic|multitask", "heads=[…]", "data=NAME data.root=DIR",
+        "backbone=NAME", "weights=none|NAME|FILE", "image_size=640",
         "run_dir=DIR", "resume=none|auto|DIR", "device=auto|cpu|cuda:0|mps", "seed=0", "engine.epochs=N",
         "engine.max_steps=N", "data.batch_size=N", "data.workers=N|auto", "optim.lr=X", "debug=tiny",
     ),
     "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR"),
     "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "score=0.3", "batch_size=16", "device=auto"),
+    "benchmark": ("task=multitask heads=[…]", "backbone=NAME", "image_size=640", "data.batch_size=N", "device=auto",
+                  "engine.precision=auto|bf16|fp32", "run_dir=DIR"),
     "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "fix=OUT.json", "task=detect"),
 }  # fmt: skip
 

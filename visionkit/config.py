@@ -39,6 +39,10 @@ __all__ = [
 
 READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations")
 """The keys of `data` that a reader is given when its constructor takes them."""
+TRAINING = ("train", "benchmark")
+"""The tools that take the whole configuration of a training run."""
+SET_KEYS = ("reader", "splits", *READER_KEYS)
+"""The keys of `data` that each of several sets has for itself, under `data.sets.<name>`."""
 _TUNED_BY_DATA = ("augment", "optim", "schedule", "preprocess")
 """Groups of which configs/data/<data>/<task>.yaml may change single keys."""
 _UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}}
@@ -95,7 +99,7 @@ def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
     choices, values, faults = read_overrides(tool, overrides, groups())
     plain = _composed(tool, choices, values, faults)
     cfg, more = _filled(tool, plain)
-    faults += more + (_misplaced_heads(values, cfg.heads) if tool == "train" else [])
+    faults += more + (_misplaced_heads(values, cfg.heads) if tool in TRAINING else [])
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return cfg
@@ -168,8 +172,10 @@ def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], 
 
     Values that cannot be put in are left out and noted in `faults`.
     """
-    if tool == "train":
-        return _laid(_from_files(tool, tuple(choices.items())), values, faults)
+    if tool in TRAINING:
+        values = dict(values)
+        sets = values.pop("data.sets", {})
+        return _laid(_with_sets(_from_files("train", tuple(choices.items())), choices, sets), values, faults)
     about_data = {key: value for key, value in values.items() if key.startswith("data.") or key == "image_size"}
     own = {key: value for key, value in values.items() if key not in about_data or tool != "check_data"}
     plain = _laid(_from_files(tool, ()), own, faults)
@@ -198,6 +204,18 @@ def _from_files(name: str, choices: tuple[tuple[str, str], ...]) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ConfigError(f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})") from error
+
+
+def _with_sets(base: DictConfig, choices: Mapping[str, str], names: Iterable[str]) -> DictConfig:
+    """Return `base` with the configurations of several data sets under `data.sets`, as data=[a,b] asks for."""
+    if not names:
+        return base
+    cfg = copy.deepcopy(base)
+    for name in names:
+        one = OmegaConf.to_container(_from_files("train", tuple({**choices, "data": name}.items())).data)
+        assert isinstance(one, dict)
+        OmegaConf.update(cfg, f"data.sets.{name}", {key: one[key] for key in SET_KEYS}, force_add=True)
+    return cfg
 
 
 def _laid(base: DictConfig, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -251,16 +269,18 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
         cfg.data = values["data"] = _without_missing(OmegaConf.to_container(data))
     faults += [f"{key}: a value is missing; give {key}=…" for key, value in leaves(given) if value == "???"]
     faults += range_faults(values)
-    if tool == "train":
-        faults += _head_faults(values)
-        cfg.head = {name: node for name, node in values["head"].items() if name in values["heads"]}
-        values["head"] = cfg.head
+    if tool in TRAINING:
+        faults += _name_faults("heads", "head", values) + _name_faults("merges", "merge", values)
+        if values["heads"] is not None:
+            cfg.head = {name: node for name, node in values["head"].items() if name in values["heads"]}
+        cfg.merge = {name: node for name, node in values["merge"].items() if name in values["merges"]}
+        values |= {"head": cfg.head, "merge": cfg.merge}
         if values["data"]["splits"]["train"] is None:
             faults.append("data.splits.train=null: name the list to train on")
     if "data" in values:
         faults += _reader_faults(values["data"])
     faults += target_faults(values, "")
-    if tool == "train" and not faults:
+    if tool in TRAINING and not faults:
         faults += _augment_faults(values)
     return cfg, faults
 
@@ -270,20 +290,22 @@ def _without_missing(values: Any) -> dict[str, Any]:
     return {key: value for key, value in parts.items() if value != "???" and (value != {} or values[key] == {})}
 
 
-def _head_faults(values: Mapping[str, Any]) -> list[str]:
-    known = [name for name, node in values["head"].items() if isinstance(node, Mapping) and "_target_" in node]
-    if not values["heads"]:
+def _name_faults(key: str, group: str, values: Mapping[str, Any]) -> list[str]:
+    """Return a line per name of `heads` or `merges` that stands in no file of its group."""
+    known = [name for name, node in values[group].items() if isinstance(node, Mapping) and "_target_" in node]
+    if values[key] == [] and key == "heads":
         return [f"heads=[]: a model needs at least one of {listed(known)}"]
     return [
-        f"heads={shown(values['heads'])}: there is no head '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
-        for name in values["heads"]
+        f"{key}={shown(values[key])}: there is no {group} '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
+        for name in values[key] or ()
         if name not in known
     ]
 
 
-def _misplaced_heads(keys: Iterable[str], heads: Sequence[str]) -> list[str]:
+def _misplaced_heads(keys: Iterable[str], heads: Sequence[str] | None) -> list[str]:
     """Return a line per typed key `head.<name>.…` whose head the model does not have."""
     known = groups()["head"]
+    heads = known if heads is None else heads
     faults = []
     for key in keys:
         name = key.split(".")[1] if key.startswith("head.") else ""
@@ -319,7 +341,11 @@ def _reader_faults(data: Mapping[str, Any]) -> list[str]:
     except (ConfigError, KeyError, TypeError):
         return []
     taken, name = parameters(target), target.__name__
-    faults = []
+    faults = [
+        line.replace("data.", f"data.sets.{key}.", 1)
+        for key, one in data.get("sets", {}).items()
+        for line in _reader_faults(one)
+    ]
     for key in READER_KEYS:
         is_given = key != "on_error" and data[key] not in (None, _UNSET.get(key))
         if key == "root" and is_given and name == "Shapes":

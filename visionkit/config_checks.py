@@ -17,6 +17,7 @@ from visionkit.errors import did_you_mean, listed
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.on_error": ("stop", "skip"),
     "data.cache": ("none", "ram"),
+    "data.box": ("largest", "first", None),
     "optim.name": ("adamw", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),

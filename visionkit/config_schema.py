@@ -14,12 +14,14 @@ from typing import Any
 @dataclass
 class ModelConfig:
     """backbone, neck: a `_target_` and its arguments (neck null: heads read the backbone); width: factor on channels
-    of our own parts.
+    of our own parts. loss_weights: factors by "head/loss" or by head; learn_loss_weights: learn one a head beside them.
     """
 
     backbone: dict[str, Any]
     neck: dict[str, Any] | None
     width: float
+    loss_weights: dict[str, float]
+    learn_loss_weights: bool
 
 
 @dataclass
@@ -42,9 +44,12 @@ class DataConfig:
     ignore_index: value of a mask's pixels without a label, in the source's files.
     seed: of generated scenes, and of splits by fraction.
     objects: number of objects in a generated scene; null: many.
+    box: largest or first, the object that localization means in images of several; null: such images are refused.
     on_error: stop at a broken file or label, or skip it and say so.
     annotations: split -> annotation file, where it is not where the format puts it.
     splits: the source's list of each role; split: the one that evaluate and check_data take, a role or a list.
+    sets, proportions: of data=[a,b], each set's own reader, splits and keys, and the share of training images that is
+        drawn from it (by default its own size).
     batch_size: images a step and device. workers: loading processes, or auto. cache: decoded images, none or ram.
     """
 
@@ -54,10 +59,13 @@ class DataConfig:
     ignore_index: int | None
     seed: int
     objects: int | None
+    box: str | None
     on_error: str
     annotations: dict[str, str]
     splits: SplitsConfig
     split: str | None
+    sets: dict[str, Any]
+    proportions: dict[str, float]
     batch_size: int
     workers: int | str
     cache: str
@@ -131,6 +139,8 @@ class EngineConfig:
     evaluate_every: epochs from one evaluation to the next. log_steps: steps from one logged line to the next.
     compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
+    select: the number that chooses the best checkpoint: a "head/metric", or mean, the mean of all heads' main numbers,
+        each divided by what `references` names for it ("head/metric": number).
     """
 
     epochs: int
@@ -146,6 +156,8 @@ class EngineConfig:
     compile: bool
     deterministic: bool
     max_bad_steps: int
+    select: str
+    references: dict[str, float]
 
 
 @dataclass
@@ -160,14 +172,16 @@ class DebugConfig:
 class TrainConfig:
     """The whole of a training run.
 
-    heads: names of `head` that the model has. image_size: side of the canvas in pixels, or [height, width].
+    heads: names of `head` that the model has; null: those whose labels the data has. merges: names of `merge`, answers
+    made from those of several heads. image_size: side of the canvas in pixels, or [height, width].
     run_dir: folder of the run; null: the next free `runs/<task>/<name>-NNN`. device: auto, cpu, mps, cuda or cuda:N.
     resume: none, auto or a run folder. weights: none, auto, a published name, a file, or {path, mean, std}.
-    head: by name, the head's `_target_` and arguments.
+    head, merge: by name, the `_target_` and its arguments.
     """
 
     task: str
-    heads: list[str]
+    heads: list[str] | None
+    merges: list[str]
     image_size: Any
     run_dir: str | None
     name: str
@@ -177,6 +191,7 @@ class TrainConfig:
     weights: Any
     model: ModelConfig
     head: dict[str, Any]
+    merge: dict[str, Any]
     preprocess: dict[str, Any]
     data: DataConfig
     augment: AugmentConfig
@@ -227,6 +242,7 @@ class CheckDataConfig:
 
 SCHEMAS: Mapping[str, type] = {
     "train": TrainConfig,
+    "benchmark": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "check_data": CheckDataConfig,

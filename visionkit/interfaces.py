@@ -66,6 +66,25 @@ class Head(Protocol):
 
 
 @runtime_checkable
+class Merge(Protocol):
+    """An answer made from those of several heads, built as Merge(heads, …) from the built heads by name."""
+
+    reads: tuple[str, ...]
+    """The names of the heads whose predictions it takes."""
+    needs: frozenset[str]
+    """The fields of `LABEL_FIELDS` that its metric reads."""
+    classes: tuple[str, ...]
+
+    def metric(self) -> Metric:
+        """A fresh metric of what it makes."""
+        ...
+
+    def merge(self, predictions: Mapping[str, Prediction]) -> Prediction:
+        """One image's predictions by head name, in original pixels -> the merged one."""
+        ...
+
+
+@runtime_checkable
 class Reader(Protocol):
     """One split of one data set, read lazily."""
 

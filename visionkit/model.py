@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean
-from visionkit.interfaces import Backbone, Head, Neck
+from visionkit.interfaces import Backbone, Head, Merge, Neck
 from visionkit.predictions import Prediction
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Features, Geometry, RawOutput, Targets
 
 
 class LossWeights(nn.Module):
-    """Fixed factors on the losses, by "head/name" or by head; what is not named keeps its head's own default, or 1.
+    """The factors on the losses: fixed, or learned for each head beside the fixed ones.
+
+    Learned, the loss L of a head counts as exp(−s) L + s / 2, where s is the logarithm of its uncertainty's variance
+    (Kendall et al. 2018): a head whose loss stays large is weighed less.
+
+    Args:
+        heads: by name; a head's `default_loss_weights` are the factors of its losses, 1 where it has none.
+        weights: factors by "head/name", in place of the default, or by head, on all of its losses.
+        learned: learn one uncertainty a head.
 
     Raises:
         ConfigError: for a head that is not there, or a loss that its head does not have.
     """
 
-    def __init__(self, heads: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, heads: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None, *, learned: bool = False
+    ) -> None:
         super().__init__()
         self.defaults: dict[str, float] = {
             f"{head}/{name}": value
@@ -34,14 +45,28 @@ class LossWeights(nn.Module):
         for name in self.weights:
             head, _, loss = name.partition("/")
             if head not in heads:
-                raise ConfigError(f"loss_weights.{name}: no head of that name{did_you_mean(name, known)}")
+                raise ConfigError(f"model.loss_weights.{name}: no head of that name{did_you_mean(name, known)}")
             if loss and name not in known and hasattr(heads[head], "default_loss_weights"):
-                raise ConfigError(f"loss_weights.{name}: head '{head}' has no such loss{did_you_mean(name, known)}")
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"model.loss_weights.{name}: head '{head}' has no such loss{hint}")
+        zeros = {name: nn.Parameter(torch.zeros(())) for name in heads} if learned else {}
+        self.log_variances = nn.ParameterDict(zeros)
 
-    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of named scalar losses."""
-        factors = {name: self.weights.get(name, self.defaults.get(name, 1.0)) for name in losses}
-        terms = [factors[name] * self.weights.get(name.split("/")[0], 1.0) * loss for name, loss in losses.items()]
+    def forward(self, losses: Mapping[str, Tensor], shares: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+        """The weighted sum of scalar losses by "head/name".
+
+        shares: by head, the share of the step's labels that this batch holds, 0 to 1; read where weights are learned,
+            so that accumulating batches changes nothing and a head without labels keeps its uncertainty.
+        """
+        terms = []
+        for name, loss in losses.items():
+            head = name.split("/")[0]
+            factor = self.weights.get(name, self.defaults.get(name, 1.0)) * self.weights.get(head, 1.0)
+            if head in self.log_variances:
+                terms.append(torch.exp(-self.log_variances[head]) * factor * loss)
+            else:
+                terms.append(factor * loss)
+        terms += [0.5 * shares[head] * value for head, value in self.log_variances.items()]
         return torch.stack(terms).sum()
 
 
@@ -53,10 +78,11 @@ class VisionModel(nn.Module):
         neck: see `visionkit.interfaces.Neck`; None where every head reads the backbone.
         heads: by the name under which their losses, metrics and predictions go.
         preprocess: from pixels to network input.
-        loss_weights: see `LossWeights`.
+        loss_weights, learn_loss_weights: see `LossWeights`.
+        merges: by name, answers made from those of the heads.
 
     Raises:
-        ConfigError: when a head reads a level that neither backbone nor neck gives.
+        ConfigError: a head reads a level that neither backbone nor neck gives, or a merge a head that is not there.
     """
 
     def __init__(
@@ -67,6 +93,8 @@ class VisionModel(nn.Module):
         *,
         preprocess: Preprocess,
         loss_weights: Mapping[str, float] | None = None,
+        learn_loss_weights: bool = False,
+        merges: Mapping[str, Merge] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         if not heads:
@@ -76,9 +104,15 @@ class VisionModel(nn.Module):
             lacking = [level for level in cast(Head, head).levels if level not in given]
             if lacking:
                 raise ConfigError(f"head '{name}' reads {', '.join(lacking)}, but there are only {', '.join(given)}")
+        for name, merge in merges.items():
+            missing = [head for head in merge.reads if head not in heads]
+            if missing or name in heads:
+                fault = f"reads the heads {', '.join(merge.reads)}" if missing else "is the name of a head"
+                raise ConfigError(f"merge '{name}' {fault}, and the model has {', '.join(heads)}")
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleDict(heads)
         self.preprocess = preprocess
-        self.loss_weights = LossWeights(heads, loss_weights)
+        self.loss_weights = LossWeights(heads, loss_weights, learned=learn_loss_weights)
+        self.merges = dict(merges)
         self.memory_format = torch.contiguous_format
 
     def use_memory_format(self, memory_format: torch.memory_format) -> VisionModel:
@@ -89,7 +123,13 @@ class VisionModel(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """The label fields that the heads' losses read."""
-        return frozenset().union(*(head.needs for _, head in self._named_heads()))
+        return frozenset().union(*(head.needs for _, head in self.named_heads()))
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The class names of each answer, heads and merges, in the order of its labels and scores."""
+        heads = {name: head.classes for name, head in self.named_heads()}
+        return heads | {name: merge.classes for name, merge in self.merges.items()}
 
     def features(self, images: Tensor) -> Features:
         """(B, C, H, W) images, not normalised -> every level that the backbone and the neck give."""
@@ -104,10 +144,10 @@ class VisionModel(nn.Module):
         features = self.features(images)
         losses = {
             f"{name}/{key}": value
-            for name, head in self._named_heads()
+            for name, head in self.named_heads()
             for key, value in head.loss(features, targets).items()
         }
-        return {**losses, "total": self.loss_weights(losses)}
+        return {**losses, "total": self.loss_weights(losses, self._shares(targets))}
 
     def outputs(self, images: Tensor, sizes: Tensor | None = None) -> dict[str, RawOutput]:
         """Each head's raw tensors for (B, C, H, W) uint8 images; sizes (B, 2): the images' part of each canvas."""
@@ -128,8 +168,21 @@ class VisionModel(nn.Module):
         if self.training:
             raise RuntimeError("VisionModel.predict: call model.eval() first, or BatchNorm uses the batch's statistics")
         raw = self.outputs(images, sizes)
-        finished = {name: head.finish(head.decode(raw[name], sizes), geometries) for name, head in self._named_heads()}
-        return [{name: finished[name][i] for name in finished} for i in range(len(geometries))]
+        finished = {name: head.finish(head.decode(raw[name], sizes), geometries) for name, head in self.named_heads()}
+        predictions = [{name: finished[name][i] for name in finished} for i in range(len(geometries))]
+        for prediction in predictions:
+            prediction.update({name: merge.merge(prediction) for name, merge in self.merges.items()})
+        return predictions
 
-    def _named_heads(self) -> Iterable[tuple[str, Head]]:
+    def _shares(self, targets: Targets) -> dict[str, Tensor]:
+        if not len(self.loss_weights.log_variances):
+            return {}
+        counts = targets.counts()
+        return {
+            name: torch.stack([counts[field] / targets.total(field) for field in sorted(head.needs)]).amax()
+            for name, head in self.named_heads()
+        }
+
+    def named_heads(self) -> Iterable[tuple[str, Head]]:
+        """The heads by name, as what they are."""
         return cast("Iterable[tuple[str, Head]]", self.heads.items())

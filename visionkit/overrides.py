@@ -17,6 +17,7 @@ from visionkit.errors import did_you_mean, listed
 
 CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
+    "benchmark": None,
     "evaluate": ("data",),
     "predict": (),
     "check_data": ("task", "data"),
@@ -47,6 +48,8 @@ def read_overrides(
         fault = _form_fault(override, text) or (_choice_fault(tool, override, known) if key in known else None)
         if fault is not None:
             faults.append(fault)
+        elif key == "data" and isinstance(override.value(), list):
+            choices[key], values["data.sets"] = "mixture", {shown(name): {} for name in override.value()}
         elif key in known:
             choices[key] = shown(override.value())
         else:
@@ -88,6 +91,12 @@ def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]])
     allowed = CHOSEN_IN[tool]
     if allowed is not None and group not in allowed:
         return f"{group}={shown(value)}: {tool} takes no {group}" + (f"; it takes {listed(allowed)}" if allowed else "")
+    if group == "data" and isinstance(value, list):
+        wrong = [shown(name) for name in value if shown(name) not in known[group]]
+        if not wrong and len(value) == len({shown(name) for name in value}) > 0:
+            return None
+        fault = f"there is no {wrong[0]}{did_you_mean(wrong[0], known[group])}" if wrong else "name each set once"
+        return f"data={shown(value)}: {fault}; known: {listed(known[group], 20)}"
     if group == "head":
         return f"head={shown(value)}: heads are chosen by heads=[{listed(known[group])}]"
     if isinstance(value, Mapping | list):

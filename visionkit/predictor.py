@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ from torch import Tensor
 from visionkit.data.decode import IMAGE_SUFFIXES, decode
 from visionkit.engine.device import resolve_device
 from visionkit.errors import DataError, UserError
-from visionkit.interfaces import Head
 from visionkit.model import VisionModel
 from visionkit.predictions import Prediction
 from visionkit.structures import Geometry
@@ -48,8 +47,8 @@ class Predictor:
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """The class names of each head, in the order of its labels and scores."""
-        return {name: tuple(cast(Head, head).classes) for name, head in self.model.heads.items()}
+        """The class names of each head and merge, in the order of its labels and scores."""
+        return self.model.classes
 
     def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 16) -> list[dict[str, Prediction]]:
         """Return one prediction per head for each image, in the order given.

@@ -36,7 +36,7 @@ def test_the_grey_of_other_image_types():
 def test_targets_of_a_mixed_batch(make_sample):
     full, none = make_sample(0, objects=9), replace(make_sample(1), labels=Labels(size=(48, 64)))
     empty = make_sample(2, size=(30, 40), objects=0)
-    batch = Collate((50, 66), 114, ALL, 3)([full, none, empty])
+    batch = Collate((50, 66), 114, ALL, (3, 3))([full, none, empty])
     targets = batch.targets
     assert batch.image_ids == (1, 2, 3)
     assert targets.sizes.tolist() == [[48, 64], [48, 64], [30, 40]]
@@ -64,7 +64,7 @@ def test_targets_of_a_mixed_batch(make_sample):
 
 def test_masks_are_packed_and_found_again(make_sample):
     samples = [make_sample(0, objects=2), make_sample(1, size=(30, 43), objects=3)]
-    targets = Collate((49, 65), 114, frozenset({"masks"}), 3)(samples).targets
+    targets = Collate((49, 65), 114, frozenset({"masks"}), (3, 3))(samples).targets
     assert targets.masks.shape == (8, -(-49 * 65 // 8))
     assert targets.mask_row[:, :4].tolist() == [[0, 1, -1, -1], [2, 3, 4, -1]]
     for number, sample in enumerate(samples):
@@ -76,7 +76,7 @@ def test_masks_are_packed_and_found_again(make_sample):
 
 
 def test_wanted_fields_are_there_even_when_no_image_knows_them():
-    batch = Collate((8, 8), 114, ALL, 4)([_bare((8, 8)), _bare((4, 4))])
+    batch = Collate((8, 8), 114, ALL, (4, 4))([_bare((8, 8)), _bare((4, 4))])
     targets = batch.targets
     assert not any(rows.any() for rows in targets.known.values())
     assert set(targets.known) == ALL
@@ -88,7 +88,7 @@ def test_wanted_fields_are_there_even_when_no_image_knows_them():
 
 
 def test_fields_that_nobody_wants_are_none(make_sample):
-    targets = Collate((48, 64), 114, frozenset({"class_scores"}), 3)([make_sample()]).targets
+    targets = Collate((48, 64), 114, frozenset({"class_scores"}), (3, 3))([make_sample()]).targets
     assert targets.boxes is targets.masks is targets.semantic is targets.box is None
     assert set(targets.known) == {"class_scores"}
 
@@ -97,7 +97,7 @@ def test_two_thousand_objects():
     boxes = np.random.default_rng(0).uniform(0, 60, (2000, 4))
     labels = Labels(size=(64, 64), boxes=boxes, labels=np.arange(2000) % 3)
     sample = replace(_bare((64, 64)), labels=labels)
-    targets = Collate((64, 64), 114, frozenset({"boxes"}), 3)([sample, _bare((64, 64))]).targets
+    targets = Collate((64, 64), 114, frozenset({"boxes"}), (3, 3))([sample, _bare((64, 64))]).targets
     assert targets.boxes.shape == (2, 2048, 4)
     assert (targets.labels >= 0).sum() == 2000
 

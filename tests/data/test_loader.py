@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from visionkit.data.class_map import class_map
 from visionkit.data.loader import (
     EvaluationSet,
     PixelCache,
     TrainingSet,
     batches,
-    class_map,
     evaluation_loader,
     training_loader,
 )

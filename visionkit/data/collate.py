@@ -26,13 +26,13 @@ class Collate:
         fill: the grey value of the padding, 0 to 255.
         fields: of `LABEL_FIELDS`, those that some head's loss reads. All of them are in the targets, also where no
             image of the batch knows them; the others are None.
-        classes: the length of `class_scores`.
+        classes: the lengths of `known_classes` and of `class_scores`.
     """
 
     canvas: tuple[int, int]
     fill: int
     fields: frozenset[str]
-    classes: int
+    classes: tuple[int, int]
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         """Pad images and labels; nothing is normalised."""
@@ -55,10 +55,14 @@ class Collate:
         tensors: dict[str, Any] = {}
         if "boxes" in fields:
             tensors.update(_objects(labels))
+            if any(item.known_classes is not None for item in labels):
+                every = np.ones(self.classes[0], np.bool_)
+                lists = [every if item.known_classes is None else item.known_classes for item in labels]
+                tensors["known_classes"] = torch.from_numpy(np.stack(lists))
         if "masks" in fields:
             tensors.update(_masks(labels, tensors["labels"].shape[1], self.canvas))
         if "class_scores" in fields:
-            unknown = np.full(self.classes, -1.0, np.float32)
+            unknown = np.full(self.classes[1], -1.0, np.float32)
             rows = [unknown if item.class_scores is None else item.class_scores for item in labels]
             tensors["class_scores"] = torch.from_numpy(np.stack(rows))
         if "box" in fields:

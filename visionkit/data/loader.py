@@ -13,76 +13,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from visionkit.data.class_map import ClassMap
 from visionkit.data.collate import Collate, CollateEvaluation
 from visionkit.data.mixes import Mosaic
 from visionkit.data.placement import placed_sample
 from visionkit.data.sampler import EpochSampler
 from visionkit.data.transforms import Augment
-from visionkit.errors import ConfigError, DataError, UserError, did_you_mean, listed
+from visionkit.errors import ConfigError, UserError, did_you_mean
 from visionkit.interfaces import Reader
 from visionkit.preprocess import Preprocess
-from visionkit.structures import IGNORE_INDEX, LABEL_FIELDS, Batch, Geometry, Labels, Sample
+from visionkit.structures import LABEL_FIELDS, Batch, Geometry, Labels, Sample
 
 CACHES = ("none", "ram")
 _SAMPLE_STREAM = 1
 """Sets a sample's random stream apart from the sampler's order of an epoch."""
-
-
-class ClassMap:
-    """Labels from a reader's class lists to a model's, by name.
-
-    Args:
-        reader: whose `classes` and `semantic_classes` the labels count.
-        classes: the model's classes of boxes, masks and whole images.
-        semantic_classes: the model's classes of semantic maps.
-        fields: of `LABEL_FIELDS`, those that are wanted; the others become unknown.
-
-    Raises:
-        DataError: the reader has a class that the model lacks, for a field that is wanted.
-    """
-
-    def __init__(
-        self, reader: Reader, *, classes: Sequence[str], semantic_classes: Sequence[str], fields: frozenset[str]
-    ) -> None:
-        self.fields = fields | {"boxes"} if "masks" in fields else fields
-        self.count = len(classes)
-        by_object = bool(self.fields & reader.fields & {"boxes", "class_scores", "box"})
-        self._rows = class_map(reader.classes, classes) if by_object else np.zeros(0, np.int64)
-        self._pixels = np.full(256, IGNORE_INDEX, np.uint8)
-        if "semantic" in self.fields & reader.fields:
-            mapped = class_map(reader.semantic_classes, semantic_classes, key="data.semantic_classes")
-            self._pixels[: len(mapped)] = mapped
-
-    def __call__(self, labels: Labels) -> Labels:
-        """Return the wanted fields, with the model's class numbers."""
-        kept = labels if labels.known <= self.fields else labels.keep(self.fields)
-        changed: dict[str, Any] = {}
-        if kept.labels is not None:
-            changed["labels"] = self._rows[kept.labels]
-        if kept.class_scores is not None:
-            changed["class_scores"] = np.zeros(self.count, np.float32)
-            changed["class_scores"][self._rows] = kept.class_scores
-        if kept.semantic is not None:
-            changed["semantic"] = cv2.LUT(kept.semantic, self._pixels)
-        return replace(kept, **changed) if changed else kept
-
-
-def class_map(source: Sequence[str], target: Sequence[str], *, key: str = "data.classes") -> np.ndarray:
-    """Return for each class of `source` its place in `target`, (len(source),) int64, by name.
-
-    A class that only `target` has is no fault: a model may know more than a set shows.
-
-    Raises:
-        DataError: `target` lacks a class of `source`; names them, and `key`, which leaves them out.
-    """
-    places = {name: number for number, name in enumerate(target)}
-    missing = [name for name in source if name not in places]
-    if missing:
-        raise DataError(
-            f"the data has classes that the model lacks: {listed(missing)}{did_you_mean(missing[0], target)}; "
-            f"the model knows {listed(target)}. Name those to be used with {key}=[…]"
-        )
-    return np.array([places[name] for name in source], np.int64)
 
 
 class PixelCache:
@@ -138,7 +82,7 @@ class TrainingSet(Dataset[Sample]):
     Args:
         reader: one split of one data set.
         preprocess: the canvas, and how an image is laid on it.
-        classes, semantic_classes: the model's class lists.
+        classes, semantic_classes, image_classes: the model's class lists (see `ClassMap`).
         fields: of `LABEL_FIELDS`, those that some head's loss reads.
         epochs: how many passes over the data the whole run makes (`EpochSampler.passes`), for `Mosaic.until`.
         seed: of all that is random here.
@@ -158,6 +102,7 @@ class TrainingSet(Dataset[Sample]):
         epochs: float,
         seed: int,
         semantic_classes: Sequence[str] = (),
+        image_classes: Sequence[str] | None = None,
         augment: Augment | None = None,
         mosaic: Mosaic | None = None,
         cache: str = "none",
@@ -170,12 +115,14 @@ class TrainingSet(Dataset[Sample]):
             raise ConfigError(f"augment.mosaic: canvas {mosaic.canvas} beside preprocess's {preprocess.canvas}")
         self.reader = reader
         self.preprocess = preprocess
-        self.map_labels = ClassMap(reader, classes=classes, semantic_classes=semantic_classes, fields=fields)
+        self.map_labels = ClassMap(
+            reader, classes=classes, semantic_classes=semantic_classes, image_classes=image_classes, fields=fields
+        )
         self.epochs = epochs
         self.seed = seed
         self.augment = augment
         self.mosaic = mosaic
-        self.collate = Collate(preprocess.canvas, preprocess.fill, self.map_labels.fields, len(classes))
+        self.collate = Collate(preprocess.canvas, preprocess.fill, self.map_labels.fields, self.map_labels.counts)
         self._source: PixelCache | Reader = PixelCache(reader, cache_bytes) if cache == "ram" else reader
 
     def __len__(self) -> int:
@@ -190,9 +137,10 @@ class TrainingSet(Dataset[Sample]):
         """
         epoch, index = place
         rng = np.random.default_rng([self.seed, epoch, index, _SAMPLE_STREAM])
+        index %= len(self)  # a repeat within one epoch has a number of its own (`EpochSampler`)
         sample = self._read(index)
         if self.mosaic is not None and self.mosaic.active(epoch, self.epochs) and rng.random() < self.mosaic.p:
-            others = rng.integers(len(self), size=self.mosaic.partners)
+            others = self._others(index, rng)
             sample = self.mosaic([sample, *(self._read(int(other)) for other in others)], rng)
         else:
             sample = placed_sample(sample, self.preprocess.place_uncropped(sample.labels.size))
@@ -207,6 +155,12 @@ class TrainingSet(Dataset[Sample]):
                 f"than the canvas {self.preprocess.canvas}; crop to it, or leave the resizing out"
             )
         return sample
+
+    def _others(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The partners of a mosaic, of the same set: sets that are mixed know different fields."""
+        segments = getattr(self.reader, "segments", ((0, len(self), 1.0),))
+        start, count = next((start, count) for start, count, _ in segments if start <= index < start + count)
+        return start + rng.integers(count, size=self.mosaic.partners if self.mosaic else 0)
 
     def _read(self, index: int) -> Sample:
         sample = self._source.read(index)
@@ -226,11 +180,14 @@ class EvaluationSet(Dataset[tuple[Sample, Geometry, Labels]]):
         *,
         classes: Sequence[str],
         semantic_classes: Sequence[str] = (),
+        image_classes: Sequence[str] | None = None,
         fields: frozenset[str] = frozenset(LABEL_FIELDS),
     ) -> None:
         self.reader = reader
         self.preprocess = preprocess
-        self.map_labels = ClassMap(reader, classes=classes, semantic_classes=semantic_classes, fields=fields)
+        self.map_labels = ClassMap(
+            reader, classes=classes, semantic_classes=semantic_classes, image_classes=image_classes, fields=fields
+        )
         self.collate = CollateEvaluation(preprocess.canvas, preprocess.fill)
 
     def __len__(self) -> int:
@@ -278,6 +235,8 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
 
 def _settings(workers: int, device: torch.device) -> Mapping[str, Any]:
     settings: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    # A loader draws a seed as it starts; not from the run's own stream, since a resumed run starts its loaders anew.
+    settings["generator"] = torch.Generator()
     if workers > 0:
         # On Linux "fork", since it shares what is already in memory; elsewhere it is not safe.
         context = "fork" if sys.platform == "linux" else None

@@ -115,6 +115,9 @@ def _merged(placed: Sequence[Labels]) -> Labels:
     """Join labels that lie on one canvas; a field that one of them does not know is not known."""
     known = frozenset.intersection(*(labels.known for labels in placed))
     joined: dict[str, Any] = {}
+    lists = [labels.known_classes for labels in placed if labels.known_classes is not None]
+    if lists:
+        joined["known_classes"] = np.logical_and.reduce(lists)
     if "boxes" in known:
         for name in ("boxes", "labels", "crowd", "ignore", "areas"):
             joined[name] = np.concatenate([getattr(labels, name) for labels in placed])

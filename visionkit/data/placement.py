@@ -38,7 +38,8 @@ def place_labels(labels: Labels, placement: Placement) -> Labels:
     it is known, and are dropped by the rule of `clip_boxes`. Areas become those of the masks, or of the boxes.
     Where no image lies, the semantic map is `IGNORE_INDEX`. `box` becomes unknown when its object is lost.
     """
-    moved: dict[str, Any] = {"size": placement.size, "class_scores": labels.class_scores}
+    moved: dict[str, Any] = {"size": placement.size}
+    moved |= {"class_scores": labels.class_scores, "known_classes": labels.known_classes}
     if labels.semantic is not None:
         moved["semantic"] = _placed_map(labels.semantic, placement, IGNORE_INDEX)
     if labels.box is not None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 
 from visionkit.interfaces import Metric
 from visionkit.model import VisionModel
-from visionkit.structures import Batch
+from visionkit.predictions import PanopticMap, SemanticMap
+from visionkit.structures import Batch, ImageId
 
 
 @dataclass
@@ -35,16 +39,19 @@ def evaluate(
     metrics: Mapping[str, Metric],
     category_ids: Mapping[str, Sequence[int | str | None]],
     device: torch.device,
+    *,
+    maps: Path | None = None,
 ) -> Evaluation:
     """Predict every batch in full precision and score it.
 
     Args:
         model: on `device`, in eval mode.
         batches: with geometries and labels (`EvaluationSet`).
-        metrics: a fresh one for each head to be scored.
-        category_ids: per head, the source's id of each of the head's classes; None where the source lacks the class,
+        metrics: a fresh one for each head and merge to be scored.
+        category_ids: per head and merge, the source's id of each of its classes; None where the source lacks the class,
             so that no row can tell of it.
         device: of the model.
+        maps: where semantic and panoptic maps are written, as <head>/<image_id>.png; None: nowhere.
     """
     result = Evaluation(rows={name: [] for name in metrics})
     for batch in batches:
@@ -53,17 +60,31 @@ def evaluate(
         for i, prediction in enumerate(predictions):
             image_id = batch.image_ids[i]
             for name, metric in metrics.items():
-                metric.update(image_id, prediction[name], batch.labels[i])
-                ids = category_ids[name]
-                for row in prediction[name].to_coco(image_id, range(len(ids))):
-                    category_id = ids[row["category_id"]]
-                    if category_id is not None:
-                        row |= {"category_id": category_id, "file_name": batch.file_names[i]}
-                        result.rows[name].append(row)
+                answer = prediction[name]
+                metric.update(image_id, answer, batch.labels[i])
+                result.rows[name] += [
+                    {**row, "file_name": batch.file_names[i]}
+                    for row in answer.to_coco(image_id, category_ids[name])
+                    if row.get("category_id", 0) is not None
+                ]
+                if maps is not None and isinstance(answer, SemanticMap | PanopticMap):
+                    write_map(answer.to_png(), maps / name, image_id)
     for name, metric in metrics.items():
         result.numbers.update({f"{name}/{key}": value for key, value in metric.compute().items()})
         result.reasons.update({f"{name}/{key}": reason for key, reason in metric.reasons.items()})
     return result
+
+
+def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
+    """Write a map, (H, W) or (H, W, 3) RGB uint8, as folder/<image_id>.png; an id never leads out of the folder."""
+    name = re.sub(r"(^|/)\.+(?=/|$)", r"\1_", str(image_id)).lstrip("/")
+    file = folder / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    if not done:
+        raise RuntimeError(f"{file}: the map of {pixels.shape} could not be encoded")
+    file.write_bytes(encoded.tobytes())
+    return file
 
 
 def write_evaluation(result: Evaluation, folder: Path, *, split: str) -> None:

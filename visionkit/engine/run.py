@@ -15,17 +15,34 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from visionkit.build import backbone_weights, build_metrics, build_model, build_reader, category_ids, describe_model
+from visionkit.build import (
+    backbone_weights,
+    build_metrics,
+    build_model,
+    build_reader,
+    category_ids,
+    describe_model,
+    label_fields,
+)
 from visionkit.config import evaluation_data
-from visionkit.data import Augment, EpochSampler, EvaluationSet, Mosaic, TrainingSet, evaluation_loader, training_loader
+from visionkit.data import EpochSampler, EvaluationSet, TrainingSet, training_loader
 from visionkit.data.loader import batches
-from visionkit.data.readers.first import First
-from visionkit.data.validate import class_warnings, fast_check, report
 from visionkit.engine.checkpoint import load_model, load_state, open_checkpoint, save_checkpoint
 from visionkit.engine.device import autocast_dtype, loader_workers, memory_format, resolve_device, share_cores
 from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.optim import Schedule, create_optimizer
+from visionkit.engine.run_data import (
+    answered,
+    choose_heads,
+    first,
+    judged_set,
+    judging_loader,
+    open_readers,
+    remarks,
+    run_steps,
+    training_set,
+)
 from visionkit.engine.run_folder import (
     choose_run_folder,
     made_folder,
@@ -35,10 +52,10 @@ from visionkit.engine.run_folder import (
     write_beginning,
     write_status,
 )
+from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import ConfigError, DataError, UserError
-from visionkit.interfaces import Head, Reader
+from visionkit.errors import ConfigError, UserError
 from visionkit.model import VisionModel
 from visionkit.report.plots import plot_curves
 from visionkit.structures import Batch
@@ -58,22 +75,26 @@ def train_run(cfg: DictConfig) -> int:
     """
     device = resolve_device(cfg.device)
     share_cores(loader_workers(cfg.data.workers, device), device)
-    opened = {role: _open(cfg, role) for role in ("train", "val", "test") if cfg.data.splits[role] is not None}
-    remarks = [line for role, reader in opened.items() for line in _remarks(role, reader)]
-    readers = {role: _first(reader, cfg.debug.images) for role, reader in opened.items()}
+    opened = open_readers(cfg)
+    choose_heads(cfg, opened["train"])
+    told = [line for role, reader in opened.items() for line in remarks(role, reader)]
+    needs = label_fields(cfg.head.values())
+    readers = {role: answered(first(reader, cfg.debug.images), cfg.data, needs) for role, reader in opened.items()}
     description = describe_model(cfg, readers["train"])
     torch.manual_seed(cfg.seed)
     torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
-    training, judging = _data_sets(cfg, model, readers)
+    training = training_set(cfg, model, readers["train"])
+    judging = {role: judged_set(model, reader) for role, reader in readers.items() if role != "train"}
+    selector = Selector(cfg.engine.select, build_metrics(model), cfg.engine.references)
 
     folder, continued = choose_run_folder(cfg)
     start_logging(folder)
     try:
         write_beginning(folder, cfg, device)
-        for line in remarks:
+        for line in told:
             LOGGER.warning(line)
-        run = _Run(cfg, folder, device, description, training, judging)
+        run = _Run(cfg, folder, device, description, training, judging, selector)
         trainer = run.trainer(model)
         if continued:
             run.resume(trainer)
@@ -102,10 +123,10 @@ def evaluate_run(cfg: DictConfig) -> int:
     role = data.split or ("test" if data.splits.test is not None else "val")
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
     reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
-    judged = _judged(model, _first(reader, cfg.debug.images))
+    judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
     folder = _evaluation_folder(cfg.run_dir, trained.name)
     model.use_memory_format(memory_format(trained.engine.channels_last, device))
-    result = _evaluated(model, _judging_loader(judged, data, device), judged, device)
+    result = _evaluated(model, judging_loader(judged, data, device), judged, device, maps=folder / "predictions")
     write_evaluation(result, folder, split=data.splits.get(role, role))
     for name, value in result.numbers.items():
         print(f"{name:<32} {value:.4f}" if not math.isnan(value) else f"{name:<32} n/a ({result.reasons.get(name)})")
@@ -135,6 +156,7 @@ class _Run:
     description: Mapping[str, Any]
     training: TrainingSet
     judging: Mapping[str, EvaluationSet]
+    selector: Selector
     best: float = -math.inf
     best_step: int = 0
     saved_at: float = -math.inf
@@ -155,7 +177,7 @@ class _Run:
             momentum=cfg.optim.momentum or 0.0,
             betas=tuple(cfg.optim.betas or (0.9, 0.999)),
         )
-        steps_per_epoch, total_steps = _steps(cfg, len(self.training))
+        steps_per_epoch, total_steps = run_steps(cfg, len(self.training))
         ema = _ema(model, engine.ema.decay, engine.ema.warmup, total_steps)
         if engine.compile:
             model.compile()
@@ -168,7 +190,7 @@ class _Run:
             device=self.device,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
-            tracker=Tracker(self.folder, total_steps=total_steps, headline=self.headline(model)),
+            tracker=Tracker(self.folder, total_steps=total_steps, headline=self.selector.name),
             end_of_epoch=self.end_of_epoch,
             save=self.save,
             accumulate=engine.accumulate,
@@ -183,14 +205,10 @@ class _Run:
         """The endless batches from optimizer step `step` on."""
         cfg = self.cfg
         start = step * cfg.engine.accumulate
-        sampler = EpochSampler(len(self.training), cfg.data.batch_size, seed=cfg.seed, start=start)
+        segments = getattr(self.training.reader, "segments", None)
+        sampler = EpochSampler(len(self.training), cfg.data.batch_size, seed=cfg.seed, start=start, segments=segments)
         workers = loader_workers(cfg.data.workers, self.device)
-        return batches(_apart(training_loader(self.training, sampler, workers=workers, device=self.device)))
-
-    def headline(self, model: VisionModel) -> str:
-        """The "head/metric" that selects the best checkpoint; of several heads the first one's."""
-        name, metric = next(iter(build_metrics(model).items()))
-        return f"{name}/{metric.headline}"
+        return batches(training_loader(self.training, sampler, workers=workers, device=self.device))
 
     def announce(self, trainer: Trainer) -> None:
         parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -222,7 +240,7 @@ class _Run:
         is_best = not judged
         if judged and (last or epoch % self.cfg.engine.evaluate_every == 0):
             numbers = self.evaluated(trainer, "val").numbers
-            value = numbers[trainer.tracker.headline]
+            value = numbers[self.selector.name]
             # Without any number yet (val has nothing to find, say) the last is the best.
             is_best = value > self.best or (math.isnan(value) and math.isinf(self.best))
             self.best = value if value > self.best else self.best
@@ -250,83 +268,36 @@ class _Run:
         )
         self.saved_at = time.monotonic()
 
-    def evaluated(self, trainer: Trainer, role: str) -> Evaluation:
+    def evaluated(self, trainer: Trainer, role: str, *, maps: Path | None = None) -> Evaluation:
         """Score the EMA weights on a role's split."""
+        judged, model = self.judging[role], cast(VisionModel, trainer.ema.model)
         if role not in self.loaders:  # kept, so that its worker processes start once
-            self.loaders[role] = _judging_loader(self.judging[role], self.cfg.data, self.device)
-        return _evaluated(cast(VisionModel, trainer.ema.model), self.loaders[role], self.judging[role], self.device)
+            self.loaders[role] = judging_loader(judged, self.cfg.data, self.device)
+        result = _evaluated(model, self.loaders[role], judged, self.device, maps=maps)
+        result.numbers = self.selector.added(result.numbers)
+        return result
 
     def finish(self, trainer: Trainer) -> None:
         """Score the EMA weights of the best checkpoint, write the final numbers, and say them."""
         checkpoint = open_checkpoint(self.folder, "best")
         load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
         role = next((role for role in ("test", "val") if role in self.judging), None)
-        result = self.evaluated(trainer, role) if role else Evaluation()
+        result = self.evaluated(trainer, role, maps=self.folder / "predictions") if role else Evaluation()
         split = self.cfg.data.splits[role] if role else "none"
         write_evaluation(result, self.folder, split=split)
         plot_curves(self.folder / "metrics.jsonl", self.folder / "plots")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in result.numbers.items() if not math.isnan(value))
         LOGGER.info(f"{split}: {shown}")
         LOGGER.info(f"{trainer.tracker.training_seconds:.1f} s of training; everything is in {self.folder}")
-        if result.numbers.get("detection/AP", 1.0) < _LEARNED_NOTHING:
-            LOGGER.warning(
-                "this run learned nothing (AP under 0.02): look at the labels (tools/check_data.py), train longer "
-                "(engine.epochs), or lower optim.lr"
-            )
+        for name in self.selector.references:
+            if result.numbers.get(name, 1.0) < _LEARNED_NOTHING:
+                LOGGER.warning(
+                    f"this run learned nothing ({name} under {_LEARNED_NOTHING}): look at the labels "
+                    "(tools/check_data.py), train longer (engine.epochs), or lower optim.lr"
+                )
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
-def _open(cfg: DictConfig, role: str) -> Reader:
-    reader = build_reader(cfg.data, role)
-    problems = fast_check(reader)
-    if problems:
-        raise DataError(report(problems))
-    return reader
-
-
-def _remarks(role: str, reader: Reader) -> list[str]:
-    """What somebody should know of the data before they are trained on."""
-    problems = getattr(reader, "problems", ())
-    left_out = [f"{role}: left out by data.on_error=skip: {report(problems)}"] if problems else []
-    return [*getattr(reader, "notes", ()), *left_out, *(class_warnings(reader) if role == "train" else ())]
-
-
-def _first(reader: Reader, images: int | None) -> Reader:
-    return reader if images is None else First(reader, images)
-
-
-def _data_sets(
-    cfg: DictConfig, model: VisionModel, readers: Mapping[str, Reader]
-) -> tuple[TrainingSet, dict[str, EvaluationSet]]:
-    source = readers["train"]
-    lacking = sorted(model.needs - source.fields)
-    if lacking:
-        has = ", ".join(sorted(source.fields))
-        raise ConfigError(
-            f"task={cfg.task}: needs {', '.join(lacking)}, but the data has only {has}; choose another task"
-        )
-    _, total_steps = _steps(cfg, len(source))
-    transforms: Any = OmegaConf.to_container(cfg.augment.transforms, resolve=True)
-    mosaic = Mosaic(model.preprocess.canvas, **cfg.augment.mosaic, fill=model.preprocess.fill)
-    training = TrainingSet(
-        source,
-        model.preprocess,
-        classes=_classes(model),
-        fields=model.needs,
-        epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(source),
-        seed=cfg.seed,
-        augment=Augment(transforms),
-        mosaic=mosaic if mosaic.p > 0 else None,
-        cache=cfg.data.cache,
-    )
-    judging = {role: _judged(model, reader) for role, reader in readers.items() if role != "train"}
-    return training, judging
-
-
-def _judged(model: VisionModel, reader: Reader) -> EvaluationSet:
-    return EvaluationSet(reader, model.preprocess, classes=_classes(model), fields=model.needs)
-
-
 def _evaluation_folder(run_dir: str | None, name: str) -> Path:
     if run_dir is None:
         return numbered_folder(Path("runs") / "evaluate", name)
@@ -335,38 +306,11 @@ def _evaluation_folder(run_dir: str | None, name: str) -> Path:
     return made_folder(Path(run_dir))
 
 
-def _classes(model: VisionModel) -> tuple[str, ...]:
-    """The class list that labels are mapped to; heads that share a field share it."""
-    lists = {cast(Head, head).classes for head in model.heads.values()}
-    if len(lists) != 1:
-        raise ConfigError("head.<name>.classes: the heads must have one class list")
-    (classes,) = lists
-    return classes
-
-
-def _judging_loader(judged: EvaluationSet, data: DictConfig, device: torch.device) -> DataLoader[Batch]:
-    # Of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's number.
-    workers = min(loader_workers(data.workers, device), math.ceil(len(judged) / 16))
-    return _apart(evaluation_loader(judged, batch_size=16, workers=workers, device=device))
-
-
-def _apart(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """A loader draws a seed as it starts; not from the run's own stream, since a resumed run starts loaders anew."""
-    loader.generator = torch.Generator()
-    return loader
-
-
 def _evaluated(
-    model: VisionModel, loader: DataLoader[Batch], judged: EvaluationSet, device: torch.device
+    model: VisionModel, loader: DataLoader[Batch], judged: EvaluationSet, device: torch.device, maps: Path | None
 ) -> Evaluation:
-    return evaluate(model.eval(), batches(loader), build_metrics(model), category_ids(model, judged.reader), device)
-
-
-def _steps(cfg: DictConfig, images: int) -> tuple[int, int]:
-    """Optimizer steps of an epoch and of the whole run."""
-    steps_per_epoch = math.ceil(images / (cfg.data.batch_size * cfg.engine.accumulate))
-    total = steps_per_epoch * cfg.engine.epochs
-    return steps_per_epoch, total if cfg.engine.max_steps is None else min(total, cfg.engine.max_steps)
+    metrics, ids = build_metrics(model), category_ids(model, judged.reader)
+    return evaluate(model.eval(), batches(loader), metrics, ids, device, maps=maps)
 
 
 def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:

@@ -1,0 +1,10 @@
+"""Time inference: python tools/benchmark.py task=multitask heads=[classification,detection] [key=value …]."""
+
+from __future__ import annotations
+
+import sys
+
+from visionkit.cli import run_tool
+
+if __name__ == "__main__":
+    sys.exit(run_tool("benchmark", sys.argv[1:]))

@@ -1,0 +1,138 @@
+"""The data of a run: readers opened and checked, and the sets and loaders around them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+
+from visionkit.build import build_reader, label_fields
+from visionkit.data import Augment, EvaluationSet, Mosaic, TrainingSet, evaluation_loader
+from visionkit.data.readers.first import First
+from visionkit.data.readers.single import SingleObject
+from visionkit.data.validate import class_warnings, fast_check, report
+from visionkit.engine.device import loader_workers
+from visionkit.errors import ConfigError, DataError
+from visionkit.interfaces import Reader
+from visionkit.model import VisionModel
+
+LOGGER = logging.getLogger("visionkit")
+ROLES = ("train", "val", "test")
+
+
+def open_readers(cfg: DictConfig) -> dict[str, Reader]:
+    """Open and check the lists of the roles that the data have.
+
+    Raises:
+        DataError: something is wrong with the data; said for each file.
+    """
+    readers = {}
+    for role in ROLES:
+        if cfg.data.splits[role] is not None:
+            readers[role] = build_reader(cfg.data, role)
+            problems = fast_check(readers[role])
+            if problems:
+                raise DataError(report(problems))
+    return readers
+
+
+def choose_heads(cfg: DictConfig, reader: Reader) -> None:
+    """Settle heads=null in the configuration: every head whose labels the training data have.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if cfg.heads is None:
+        cfg.heads = [name for name, node in cfg.head.items() if label_fields([node]) <= reader.fields]
+        if not cfg.heads:
+            raise ConfigError(f"heads: no head learns from {', '.join(sorted(reader.fields)) or 'no labels at all'}")
+    cfg.head = {name: cfg.head[name] for name in cfg.heads}
+    needs = label_fields(cfg.head.values())
+    lacking = sorted(needs - answered(reader, cfg.data, needs).fields)
+    if lacking:
+        has = ", ".join(sorted(reader.fields))
+        raise ConfigError(
+            f"task={cfg.task}: needs {', '.join(lacking)}, but the data has only {has}; choose another task"
+        )
+
+
+def answered(reader: Reader, data: Mapping[str, Any], fields: frozenset[str]) -> Reader:
+    """The reader with `box`, where it is among `fields` and the source has only boxes (`data.box` says which)."""
+    if "box" in fields and "box" not in reader.fields and "boxes" in reader.fields:
+        return SingleObject(reader, data.get("box"))
+    return reader
+
+
+def remarks(role: str, reader: Reader) -> list[str]:
+    """What somebody should know of the data before they are trained on."""
+    problems = getattr(reader, "problems", ())
+    left_out = [f"{role}: left out by data.on_error=skip: {report(problems)}"] if problems else []
+    return [*getattr(reader, "notes", ()), *left_out, *(class_warnings(reader) if role == "train" else ())]
+
+
+def first(reader: Reader, images: int | None) -> Reader:
+    """The first `images` images (`debug.images`); None: all."""
+    return reader if images is None else First(reader, images)
+
+
+def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> TrainingSet:
+    """The augmented set of a run."""
+    _, total_steps = run_steps(cfg, len(reader))
+    transforms: Any = OmegaConf.to_container(cfg.augment.transforms, resolve=True)
+    mosaic = Mosaic(model.preprocess.canvas, **cfg.augment.mosaic, fill=model.preprocess.fill)
+    return TrainingSet(
+        reader,
+        model.preprocess,
+        **class_lists(model),
+        fields=model.needs,
+        epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(reader),
+        seed=cfg.seed,
+        augment=Augment(transforms),
+        mosaic=mosaic if mosaic.p > 0 else None,
+        cache=cfg.data.cache,
+    )
+
+
+def judged_set(model: VisionModel, reader: Reader) -> EvaluationSet:
+    """The set on which a model is judged."""
+    return EvaluationSet(reader, model.preprocess, **class_lists(model), fields=model.needs)
+
+
+def judging_loader(judged: EvaluationSet, data: Mapping[str, Any], device: torch.device) -> DataLoader[Any]:
+    """The loader of an evaluation.
+
+    Its batch is of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's
+    number.
+    """
+    workers = min(loader_workers(data["workers"], device), math.ceil(len(judged) / 16))
+    return evaluation_loader(judged, batch_size=16, workers=workers, device=device)
+
+
+def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
+    """The class lists that labels are mapped to: of objects, semantic maps and whole images.
+
+    Raises:
+        ConfigError: two heads that learn from the same labels have different lists.
+    """
+    lists: dict[str, dict[str, tuple[str, ...]]] = {"classes": {}, "semantic_classes": {}, "image_classes": {}}
+    for name, head in model.heads.items():
+        semantic, boxes = "semantic" in head.needs, "boxes" in head.needs
+        lists["semantic_classes" if semantic else "classes" if boxes else "image_classes"][name] = head.classes
+    for heads in lists.values():
+        if len(set(heads.values())) > 1:
+            raise ConfigError(
+                f"the heads {', '.join(heads)} learn from the same labels, so head.<name>.classes must be one list"
+            )
+    return {key: next(iter(heads.values()), ()) for key, heads in lists.items()}
+
+
+def run_steps(cfg: DictConfig, images: int) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole run."""
+    steps_per_epoch = math.ceil(images / (cfg.data.batch_size * cfg.engine.accumulate))
+    total = steps_per_epoch * cfg.engine.epochs
+    return steps_per_epoch, total if cfg.engine.max_steps is None else min(total, cfg.engine.max_steps)
