@@ -318,11 +318,9 @@ def _frames(capture: cv2.VideoCapture, batch_size: int) -> Iterator[list[np.ndar
 
 
 def _drawn(image: np.ndarray, prediction: Mapping[str, Prediction], predictor: Predictor, score: float) -> np.ndarray:
-    from visionkit.report.draw import draw  # only who draws pays for matplotlib
+    from visionkit.report.draw import draw_all  # only who draws pays for matplotlib
 
-    for head, one in prediction.items():
-        image = draw(image, one, predictor.classes[head], score_threshold=score)
-    return image
+    return draw_all(image, prediction, predictor.classes, score_threshold=score)
 
 
 def _add_rows(

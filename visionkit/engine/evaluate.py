@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import torch
 
 from visionkit.interfaces import Metric
 from visionkit.model import VisionModel
-from visionkit.predictions import PanopticMap, SemanticMap
-from visionkit.structures import Batch, ImageId
+from visionkit.predictions import PanopticMap, Predictions, SemanticMap, encoded
+from visionkit.structures import Batch, ImageId, Labels
 
 
 @dataclass
@@ -26,11 +26,15 @@ class Evaluation:
     numbers: by "head/metric"; nan where a number cannot be.
     reasons: why a number is nan, by the same names.
     rows: COCO result rows by head name, with the source's own image and category ids.
+    metrics: by head name, with the state that the numbers were computed from.
+    kept: of the images asked for, predictions and truth by image id.
     """
 
     numbers: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    kept: dict[ImageId, tuple[Predictions, Labels]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -41,6 +45,7 @@ def evaluate(
     device: torch.device,
     *,
     maps: Path | None = None,
+    keep: Collection[ImageId] = (),
 ) -> Evaluation:
     """Predict every batch in full precision and score it.
 
@@ -52,13 +57,14 @@ def evaluate(
             so that no row can tell of it.
         device: of the model.
         maps: where semantic and panoptic maps are written, as <head>/<image_id>.png; None: nowhere.
+        keep: the ids of images whose predictions are wanted in the result.
     """
-    result = Evaluation(rows={name: [] for name in metrics})
-    for batch in batches:
-        moved = batch.to(device)
-        predictions = model.predict(moved.images, moved.targets.sizes, batch.geometries)
-        for i, prediction in enumerate(predictions):
+    result = Evaluation(rows={name: [] for name in metrics}, metrics=metrics)
+    with ThreadPoolExecutor() as pool:
+        for batch, i, prediction in _predicted(model, batches, device, pool):
             image_id = batch.image_ids[i]
+            if image_id in keep:
+                result.kept[image_id] = (prediction, batch.labels[i])
             for name, metric in metrics.items():
                 answer = prediction[name]
                 metric.update(image_id, answer, batch.labels[i])
@@ -75,10 +81,21 @@ def evaluate(
     return result
 
 
+def _predicted(
+    model: VisionModel, batches: Iterable[Batch], device: torch.device, pool: Executor
+) -> Iterator[tuple[Batch, int, Predictions]]:
+    """Yield each batch, the number of an image in it, and the image's predictions, masks encoded by the workers."""
+    for batch in batches:
+        moved = batch.to(device)
+        predictions = model.predict(moved.images, moved.targets.sizes, batch.geometries)
+        for i, prediction in enumerate(pool.map(encoded, predictions)):
+            yield batch, i, prediction
+
+
 def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
     """Write a map, (H, W) or (H, W, 3) RGB uint8, as folder/<image_id>.png; an id never leads out of the folder."""
-    name = re.sub(r"(^|/)\.+(?=/|$)", r"\1_", str(image_id)).lstrip("/")
-    file = folder / f"{name}.png"
+    parts = [part if part.strip(".") else "_" * (len(part) + 1) for part in str(image_id).split("/")]
+    file = folder / f"{'/'.join(parts)}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     done, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])
     if not done:

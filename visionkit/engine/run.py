@@ -50,14 +50,15 @@ from visionkit.engine.run_folder import (
     start_logging,
     stop_logging,
     write_beginning,
+    write_settings,
     write_status,
 )
 from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import ConfigError, UserError
+from visionkit.errors import ConfigError, UserError, listed
 from visionkit.model import VisionModel
-from visionkit.report.plots import plot_curves
+from visionkit.report import Shown, spread, write_report
 from visionkit.structures import Batch
 
 LOGGER = logging.getLogger("visionkit")
@@ -117,7 +118,7 @@ def evaluate_run(cfg: DictConfig) -> int:
     device = resolve_device(cfg.device)
     checkpoint = open_checkpoint(cfg.checkpoint)
     model = load_model(checkpoint.folder).to(device)
-    trained = OmegaConf.load(checkpoint.folder / "config.yaml")
+    trained = cast(DictConfig, OmegaConf.load(checkpoint.folder / "config.yaml"))
     data = evaluation_data(trained.data, cfg.data)
     share_cores(loader_workers(data.workers, device), device)
     role = data.split or ("test" if data.splits.test is not None else "val")
@@ -126,8 +127,12 @@ def evaluate_run(cfg: DictConfig) -> int:
     judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
     folder = _evaluation_folder(cfg.run_dir, trained.name)
     model.use_memory_format(memory_format(trained.engine.channels_last, device))
-    result = _evaluated(model, judging_loader(judged, data, device), judged, device, maps=folder / "predictions")
+    write_settings(folder, trained, device)
+    result = _evaluated(model, judging_loader(judged, data, device), judged, device, folder=folder)
+    selector = Selector(trained.engine.select, build_metrics(model), trained.engine.references)
+    result.numbers = selector.added(result.numbers)
     write_evaluation(result, folder, split=data.splits.get(role, role))
+    _write_report(folder, result, model, judged)
     for name, value in result.numbers.items():
         print(f"{name:<32} {value:.4f}" if not math.isnan(value) else f"{name:<32} n/a ({result.reasons.get(name)})")
     print(f"written to {folder}")
@@ -268,12 +273,12 @@ class _Run:
         )
         self.saved_at = time.monotonic()
 
-    def evaluated(self, trainer: Trainer, role: str, *, maps: Path | None = None) -> Evaluation:
+    def evaluated(self, trainer: Trainer, role: str, *, folder: Path | None = None) -> Evaluation:
         """Score the EMA weights on a role's split."""
         judged, model = self.judging[role], cast(VisionModel, trainer.ema.model)
         if role not in self.loaders:  # kept, so that its worker processes start once
             self.loaders[role] = judging_loader(judged, self.cfg.data, self.device)
-        result = _evaluated(model, self.loaders[role], judged, self.device, maps=maps)
+        result = _evaluated(model, self.loaders[role], judged, self.device, folder)
         result.numbers = self.selector.added(result.numbers)
         return result
 
@@ -282,19 +287,19 @@ class _Run:
         checkpoint = open_checkpoint(self.folder, "best")
         load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
         role = next((role for role in ("test", "val") if role in self.judging), None)
-        result = self.evaluated(trainer, role, maps=self.folder / "predictions") if role else Evaluation()
+        result = self.evaluated(trainer, role, folder=self.folder) if role else Evaluation()
         split = self.cfg.data.splits[role] if role else "none"
         write_evaluation(result, self.folder, split=split)
-        plot_curves(self.folder / "metrics.jsonl", self.folder / "plots")
+        _write_report(self.folder, result, cast(VisionModel, trainer.ema.model), self.judging[role] if role else None)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in result.numbers.items() if not math.isnan(value))
         LOGGER.info(f"{split}: {shown}")
         LOGGER.info(f"{trainer.tracker.training_seconds:.1f} s of training; everything is in {self.folder}")
-        for name in self.selector.references:
-            if result.numbers.get(name, 1.0) < _LEARNED_NOTHING:
-                LOGGER.warning(
-                    f"this run learned nothing ({name} under {_LEARNED_NOTHING}): look at the labels "
-                    "(tools/check_data.py), train longer (engine.epochs), or lower optim.lr"
-                )
+        low = [name for name in self.selector.references if result.numbers.get(name, 1.0) < _LEARNED_NOTHING]
+        if low:
+            LOGGER.warning(
+                f"this run learned nothing ({listed(low)} under {_LEARNED_NOTHING}): look at the labels "
+                "(tools/check_data.py), train longer (engine.epochs), or lower optim.lr"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
@@ -307,10 +312,27 @@ def _evaluation_folder(run_dir: str | None, name: str) -> Path:
 
 
 def _evaluated(
-    model: VisionModel, loader: DataLoader[Batch], judged: EvaluationSet, device: torch.device, maps: Path | None
+    model: VisionModel,
+    loader: DataLoader[Batch],
+    judged: EvaluationSet,
+    device: torch.device,
+    folder: Path | None,
 ) -> Evaluation:
+    """Score a model; with the folder of the results, also write its maps there and keep what its report shows."""
     metrics, ids = build_metrics(model), category_ids(model, judged.reader)
-    return evaluate(model.eval(), batches(loader), metrics, ids, device, maps=maps)
+    maps = None if folder is None else folder / "predictions"
+    keep = () if folder is None else [judged.reader.image_ids[place] for place in spread(len(judged))]
+    return evaluate(model.eval(), batches(loader), metrics, ids, device, maps=maps, keep=keep)
+
+
+def _write_report(folder: Path, result: Evaluation, model: VisionModel, judged: EvaluationSet | None) -> None:
+    samples = []
+    for place in spread(len(judged)) if judged is not None else ():
+        assert judged is not None
+        reader = judged.reader
+        predictions, truth = result.kept[reader.image_ids[place]]
+        samples.append(Shown(reader.read(place).image, reader.file_names[place], truth, predictions))
+    write_report(folder, metrics=result.metrics, classes=model.classes, samples=samples)
 
 
 def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:

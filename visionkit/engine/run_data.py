@@ -85,10 +85,11 @@ def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> Trainin
     _, total_steps = run_steps(cfg, len(reader))
     transforms: Any = OmegaConf.to_container(cfg.augment.transforms, resolve=True)
     mosaic = Mosaic(model.preprocess.canvas, **cfg.augment.mosaic, fill=model.preprocess.fill)
+    lists: Mapping[str, Any] = class_lists(model)
     return TrainingSet(
         reader,
         model.preprocess,
-        **class_lists(model),
+        **lists,
         fields=model.needs,
         epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(reader),
         seed=cfg.seed,
@@ -120,7 +121,7 @@ def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
         ConfigError: two heads that learn from the same labels have different lists.
     """
     lists: dict[str, dict[str, tuple[str, ...]]] = {"classes": {}, "semantic_classes": {}, "image_classes": {}}
-    for name, head in model.heads.items():
+    for name, head in model.named_heads():
         semantic, boxes = "semantic" in head.needs, "boxes" in head.needs
         lists["semantic_classes" if semantic else "classes" if boxes else "image_classes"][name] = head.classes
     for heads in lists.values():

@@ -80,6 +80,12 @@ def numbered_folder(root: Path, name: str) -> Path:
 
 def write_beginning(folder: Path, cfg: DictConfig, device: torch.device) -> None:
     """Write config.yaml, env.json and status.json of a run that starts."""
+    write_settings(folder, cfg, device)
+    write_status(folder, "running")
+
+
+def write_settings(folder: Path, cfg: DictConfig, device: torch.device) -> None:
+    """Write config.yaml and env.json: what a run or an evaluation was asked for, and where it ran."""
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
     environment = {
         "visionkit": importlib.import_module("visionkit").__version__,
@@ -90,7 +96,6 @@ def write_beginning(folder: Path, cfg: DictConfig, device: torch.device) -> None
         "command": sys.argv,
     }
     (folder / "env.json").write_text(json.dumps(environment, indent=1) + "\n", encoding="utf-8")
-    write_status(folder, "running")
 
 
 def write_status(folder: Path, status: str, **more: Any) -> None:

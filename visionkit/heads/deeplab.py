@@ -45,7 +45,7 @@ class DeepLabV3Plus(nn.Module):
         rates: Sequence[int] | None = None,
         dropout: float = 0.1,
         hardest: float = 1.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Mapping[str, float] | None = None,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -59,7 +59,7 @@ class DeepLabV3Plus(nn.Module):
         self.fine, self.coarse = levels
         self.stride = in_specs[self.fine].stride
         self.criterion = PixelLoss(
-            name, in_specs, classes=len(classes), hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            name, in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
         )
         self.levels = (self.fine, self.coarse, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights
@@ -87,8 +87,8 @@ class DeepLabV3Plus(nn.Module):
         return losses
 
     def decode(self, raw: Tensor, sizes: Tensor) -> Decoded:
-        """logits (B, C, h, w) at the fine level's stride."""
-        return {"logits": raw}
+        """logits (B, C, h, w) at the fine level's stride, without the factors of `class_weights`."""
+        return {"logits": self.criterion.corrected(raw)}
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""

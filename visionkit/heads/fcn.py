@@ -36,7 +36,7 @@ class FCN(nn.Module):
         levels: Sequence[str] = ("c5",),
         dropout: float = 0.1,
         hardest: float = 1.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Mapping[str, float] | None = None,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -45,7 +45,7 @@ class FCN(nn.Module):
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.level, self.stride = levels[0], in_specs[levels[0]].stride
         self.criterion = PixelLoss(
-            "FCN", in_specs, classes=len(classes), hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            "FCN", in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
         )
         self.levels = (self.level, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights
@@ -64,8 +64,8 @@ class FCN(nn.Module):
         return losses
 
     def decode(self, raw: Tensor, sizes: Tensor) -> Decoded:
-        """logits (B, C, h, w) at the level's stride."""
-        return {"logits": raw}
+        """logits (B, C, h, w) at the level's stride, without the factors of `class_weights`."""
+        return {"logits": self.criterion.corrected(raw)}
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""

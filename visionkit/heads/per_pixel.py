@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from visionkit.errors import ConfigError
+from visionkit.errors import ConfigError, did_you_mean, listed
 from visionkit.ops.resample import original_classes
 from visionkit.ops.segmentation_losses import segmentation_losses
 from visionkit.predictions import SemanticMap
@@ -47,10 +48,12 @@ class PixelLoss(nn.Module):
     Args:
         head: the head's name, for messages.
         in_specs: the specs of at least `auxiliary`.
-        classes: how many.
+        classes: names of the classes.
         hardest: share of each image's labelled pixels, those with the highest loss, whose cross-entropy counts.
-        class_weights: a factor on the cross-entropy of each class's pixels; None: 1. The sum is divided by the number
-            of labelled pixels whatever the factors are, so factors of mean 1 keep its scale.
+        class_weights: a factor above 0 on the cross-entropy of each class's pixels, by name or for all classes in their
+            order; 1 where none is given. The sum is divided by the number of labelled pixels whatever they are.
+            `corrected` takes the factors out of the logits again (Menon et al. 2021), so that rare classes are learned
+            early and yet not predicted too often.
         auxiliary: the level on which a branch of its own (see `fully_convolutional`) learns the same labels, by
             cross-entropy, for the backbone's sake (Zhao et al. 2017); None: no such branch.
 
@@ -69,29 +72,29 @@ class PixelLoss(nn.Module):
         head: str,
         in_specs: Mapping[str, FeatureSpec],
         *,
-        classes: int,
+        classes: Sequence[str],
         hardest: float,
-        class_weights: Sequence[float] | None,
+        class_weights: Sequence[float] | Mapping[str, float] | None,
         auxiliary: str | None,
     ) -> None:
         super().__init__()
         if not 0 < hardest <= 1:
             raise ConfigError(f"{head}: hardest={hardest}: a share above 0 and at most 1 is wanted")
-        if class_weights is not None and (len(class_weights) != classes or min(class_weights) < 0):
-            raise ConfigError(
-                f"{head}: class_weights={list(class_weights)}: {classes} factors of at least 0 are wanted, a class each"
-            )
+        factors = _factors(head, classes, class_weights)
         if auxiliary is not None and auxiliary not in in_specs:
             raise ConfigError(f"{head}: auxiliary={auxiliary}: there are only the levels {', '.join(in_specs)}")
         self.hardest = hardest
         self.levels = () if auxiliary is None else (auxiliary,)
         self.weights = {"cross_entropy": 1.0, "dice": 1.0}
-        values = None if class_weights is None else torch.tensor([float(value) for value in class_weights])
-        self.register_buffer("class_weights", values, persistent=False)
+        self.register_buffer("class_weights", None if factors is None else torch.tensor(factors), persistent=False)
         if auxiliary is not None:
             self.weights["auxiliary"] = 0.4
             self.auxiliary_stride = in_specs[auxiliary].stride
-            self.auxiliary = fully_convolutional(in_specs[auxiliary].channels, classes, dropout=0.1)
+            self.auxiliary = fully_convolutional(in_specs[auxiliary].channels, len(classes), dropout=0.1)
+
+    def corrected(self, logits: Tensor) -> Tensor:
+        """(B, C, h, w) logits as trained -> those of the classes as often as they are."""
+        return logits if self.class_weights is None else logits - self.class_weights.log()[:, None, None]
 
     def forward(self, logits: Tensor, stride: int, features: Features, targets: Targets) -> dict[str, Tensor]:
         """The named losses of (B, C, h, w) logits of this stride, divided by the number of labelled pixels."""
@@ -109,6 +112,24 @@ class PixelLoss(nn.Module):
             )
             losses["auxiliary"] = cross_entropy.sum() / total
         return losses
+
+
+def _factors(
+    head: str, classes: Sequence[str], class_weights: Sequence[float] | Mapping[str, float] | None
+) -> list[float] | None:
+    if class_weights is None:
+        return None
+    if isinstance(class_weights, Mapping):
+        unknown = [name for name in class_weights if name not in classes]
+        if unknown:
+            hint = did_you_mean(unknown[0], classes)
+            raise ConfigError(f"{head}: class_weights.{unknown[0]}: no such class{hint}; it knows {listed(classes)}")
+        factors = [float(class_weights.get(name, 1.0)) for name in classes]
+    else:
+        factors = [float(value) for value in class_weights]
+    if len(factors) != len(classes) or not all(0 < value < math.inf for value in factors):
+        raise ConfigError(f"{head}: class_weights={factors}: {len(classes)} factors above 0 are wanted, a class each")
+    return factors
 
 
 def fully_convolutional(in_channels: int, classes: int, *, dropout: float) -> nn.Sequential:

@@ -39,12 +39,12 @@ class SemanticSegmentation(nn.Module):
         *,
         classes: Sequence[str],
         levels: Sequence[str] = ("pixels",),
-        depth: int = 1,
+        depth: int = 2,
         channels: int | None = None,
         width: float = 1.0,
         dropout: float = 0.1,
         hardest: float = 1.0,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Sequence[float] | Mapping[str, float] | None = None,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -56,7 +56,7 @@ class SemanticSegmentation(nn.Module):
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.level, self.stride = levels[0], in_specs[levels[0]].stride
         self.criterion = PixelLoss(
-            name, in_specs, classes=len(classes), hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            name, in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
         )
         self.levels = (self.level, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights
@@ -79,8 +79,8 @@ class SemanticSegmentation(nn.Module):
         return losses
 
     def decode(self, raw: Tensor, sizes: Tensor) -> Decoded:
-        """logits (B, C, h, w) at the level's stride."""
-        return {"logits": raw}
+        """logits (B, C, h, w) at the level's stride, without the factors of `class_weights`."""
+        return {"logits": self.criterion.corrected(raw)}
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""

@@ -89,6 +89,11 @@ class CocoDetection:
         """AP of each class; nan where the class has no object to be found."""
         return class_precision(self._evaluated()[0], self.classes, self._order)
 
+    def precision(self) -> np.ndarray:
+        """(T, R, K): precision at COCO's IoU thresholds and recalls, the classes in their order; −1 without objects."""
+        curves: np.ndarray = self._evaluated()[0][:, :, np.argsort(self._order), 0, -1]
+        return curves
+
     def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
         if self._curves is None:
             self._curves = evaluated(self._state, match_boxes, self._order)

@@ -84,6 +84,11 @@ class CocoInstances:
         """AP of the masks of each class; nan where the class has no object to be found."""
         return coco.class_precision(self._evaluated()[0], self.classes, self._order)
 
+    def precision(self) -> np.ndarray:
+        """(T, R, K): precision at COCO's IoU thresholds and recalls, the classes in their order; −1 without objects."""
+        curves: np.ndarray = self._evaluated()[0][:, :, np.argsort(self._order), 0, -1]
+        return curves
+
     def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
         if self._curves is None:
             known = {image_id: row for image_id, row in self._state.items() if "mask_ious" in row}

@@ -37,7 +37,7 @@ class PAFPN(nn.Module):
         channels: int = 96,
         depth: int = 1,
         width: float = 1.0,
-        pixel_channels: int = 64,
+        pixel_channels: int = 96,
     ) -> None:
         super().__init__()
         read, coarsest = pyramid_levels("PAFPN", in_specs, out_levels)

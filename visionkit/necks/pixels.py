@@ -44,7 +44,7 @@ class PixelMap(nn.Module):
         self.spec = FeatureSpec(channels, stride)
 
     def forward(self, finest: Tensor, coarsest: Tensor, features: Features) -> Tensor:
-        """(B, P, h, w) and (B, P, h', w') pyramid levels, and the backbone's -> (B, channels, H / stride, W / stride)."""
+        """(B, P, h, w), (B, P, h', w') pyramid levels, and the backbone's -> (B, channels, H / stride, W / stride)."""
         x: Tensor = self.enter(finest + self.context(coarsest.mean((-2, -1), keepdim=True)))
         if self.lateral_name is not None:
             finer = features[self.lateral_name]
