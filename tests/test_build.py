@@ -63,9 +63,15 @@ def test_the_sources_ids_go_by_name(reader):
     class Source:
         classes = ("cup", "ball", "hat")
         category_ids = (90, "b7", 1)
+        semantic_classes = ("sky", "cup", "road")
 
-    typed = "head.detection.classes=[hat, dog, cup]"
-    assert category_ids(build_model(described(reader, "task=detect", typed)), Source()) == {"detection": [1, None, 90]}
+    typed = ("data=coco", "data.root=/x", "heads=[detection, semantic]", "head.detection.classes=[hat, dog, cup]",
+             "head.semantic.classes=[cup, road, hill, hat]")  # fmt: skip
+    model = build_model(described(reader, "task=multitask", *typed))
+    # A class of pixels that is one of objects, too, has the object's id; the others are counted from 1.
+    assert category_ids(model, Source()) == {"detection": [1, None, 90], "semantic": [90, 3, None, 1]}
+    Source.semantic_category_ids = (21, 90, 23)
+    assert category_ids(model, Source())["semantic"] == [90, 23, None, 1]
 
 
 def test_a_head_is_judged_on_what_it_learns_from(reader):

@@ -49,7 +49,8 @@ def test_faults_end_with_2_before_anything_is_called(runs, capsys, tmp_path, mon
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines() == [
-        "task=detct: there is no such task (did you mean 'detect'?); known: classify, detect",
+        "task=detct: there is no such task (did you mean 'detect'?); known: classify, detect, instance, localize, "
+        "multitask, panoptic, semantic",
         "engine.epoch: there is no such key (did you mean 'engine.epochs'?)",
     ]
 
@@ -125,6 +126,12 @@ def test_multirun_checks_every_value_first(runs, capsys):
     ]
 
 
+def test_multirun_mixes_no_data_sets(runs, capsys):
+    assert cli.main(["train", "--multirun", "data=[shapes,bccd]", "seed=0,1"]) == 2
+    assert runs.seen == []
+    assert capsys.readouterr().err.startswith("data=[…]: --multirun mixes no data sets")
+
+
 # --------------------------------------------------------------------------------------------------------- check_data
 def make_folder(root: Path) -> None:
     cv2, np = pytest.importorskip("cv2"), pytest.importorskip("numpy")
@@ -143,6 +150,21 @@ def test_check_data_looks_at_every_split(tmp_path, capsys):
     (tmp_path / "val" / "dog" / "2.png").write_bytes(b"")
     assert cli.main(["check_data", "data=folder", f"data.root={tmp_path}"]) == 2
     assert "2.png" in capsys.readouterr().out
+
+
+def test_check_data_looks_at_several_sets_and_does_not_stop_at_their_faults(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VISIONKIT_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    make_folder(root)
+    (root / "train" / "dog" / "2.png").write_bytes(b"")
+    typed = ["check_data", "data=[folder,shapes]", f"data.sets.folder.root={root}", "image_size=32"]
+    typed.append("data.sets.shapes.reader.count={train: 1, val: 1}")
+    assert cli.main([*typed, "data.split=val"]) == 0
+    assert "images: 3 " in capsys.readouterr().out
+    assert cli.main(typed) == 2
+    shown = capsys.readouterr().out
+    assert "2.png" in shown
+    assert "== val" in shown
 
 
 def test_check_data_writes_one_split_as_coco(tmp_path, capsys):

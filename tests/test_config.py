@@ -18,6 +18,7 @@ from visionkit.config import (
     groups,
     reader_arguments,
 )
+from visionkit.config_data import READER_KEYS
 from visionkit.config_schema import SCHEMAS
 from visionkit.errors import CheckpointError, ConfigError
 from visionkit.overrides import quote_path, single_runs
@@ -33,28 +34,38 @@ def faults(tool: str, *overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+TASKS = "classify, detect, instance, localize, multitask, panoptic, semantic"
+HEADS = "classification, detection, instance, localization, semantic"
 TYPOS = [
-    ("task=detct", "task=detct: there is no such task (did you mean 'detect'?); known: classify, detect"),
+    ("task=detct", f"task=detct: there is no such task (did you mean 'detect'?); known: {TASKS}"),
     ("engine.epoch=3", "engine.epoch: there is no such key (did you mean 'engine.epochs'?)"),
     ("data.batchsize=4", "data.batchsize: there is no such key (did you mean 'data.batch_size'?)"),
     ("+modle.x=1", "modle: there is no such key (did you mean 'model'?)"),
     (
         "backbone=resnet5",
-        "backbone=resnet5: there is no such backbone (did you mean 'resnet50'?); known: csp, csp_large, csp_medium, "
-        "csp_nano, csp_small, mobilenet_v2, resnet101, resnet152, resnet18, resnet34, resnet50",
+        "backbone=resnet5: there is no such backbone (did you mean 'resnet50'?); known: convnext_base, convnext_large, "
+        "convnext_small, convnext_tiny, csp, csp_large, csp_medium, csp_nano, csp_small, densenet121, densenet161, "
+        "densenet169, densenet201, efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, "
+        "efficientnet_b4, efficientnet_b5, efficientnet_b6 and 39 more",
     ),
     ("engine.epochs=abc", "engine.epochs=abc: a whole number is wanted"),
     ("head.detection.level=3", "head.detection.level: DenseDetection has no argument 'level' (did you mean 'levels'?)"),
     ("+head.detection.bin=8", "head.detection.bin: DenseDetection has no argument 'bin' (did you mean 'bins'?)"),
     ("head.detection.bins=many", "head.detection.bins=many: DenseDetection wants a whole number"),
     ("head.detecton.bins=8", "head.detecton.bins: there is no head 'detecton' (did you mean 'detection'?); "
-     "known: classification, detection"),
+     f"known: {HEADS}"),
     ("head.classification.dropout=0", "head.classification.dropout: the model has no head 'classification' "
      "(heads=[detection])"),
     ("heads=[detecton]", "heads=[detecton]: there is no head 'detecton' (did you mean 'detection'?); "
-     "known: classification, detection"),
-    ("heads=[]", "heads=[]: a model needs at least one of classification, detection"),
-    ("head=detection", "head=detection: heads are chosen by heads=[classification, detection]"),
+     "known: classification, localization, detection, semantic, instance"),
+    ("heads=[]", "heads=[]: a model needs at least one of classification, localization, detection, semantic, instance"),
+    ("heads=detection", "heads=detection: a list such as [a, b] or null is wanted"),
+    ("head=detection", f"head=detection: heads are chosen by heads=[{HEADS}]"),
+    ("merges=[panoptc]", "merges=[panoptc]: there is no merge 'panoptc' (did you mean 'panoptic'?); known: panoptic"),
+    ("merges=panoptic", "merges=panoptic: a list such as [a, b] is wanted"),
+    ("merge=panoptic", "merge=panoptic: merges are chosen by merges=[panoptic]"),
+    ("semantic_head=fnc", "semantic_head=fnc: there is no such semantic_head (did you mean 'fcn'?); "
+     "known: deeplabv3plus, fcn, light"),
     ("lr=0.1", "lr: there is no such key (did you mean 'optim.lr'?)"),
     ("batch_size=4", "batch_size: there is no such key (did you mean 'data.batch_size'?)"),
     ("engine.epochs=0", "engine.epochs=0: 1 or more is wanted"),
@@ -71,9 +82,17 @@ TYPOS = [
     ("data.splits.tran=a", "data.splits.tran: there is no such key (did you mean 'data.splits.train'?)"),
     ("data.splits.train=null", "data.splits.train=null: name the list to train on"),
     ("data.classes=[a]", "data.classes=[a]: Shapes takes no classes; leave it out, or choose another data="),
-    ("data.root=/pictures", "data.root=/pictures: the format is missing; add data=coco, data=voc or data=folder"),
+    ("data.root=/pictures", "data.root=/pictures: the format is missing; add data=coco, data=voc, data=yolo, data=csv, "
+     "data=masks or data=folder"),
     ("data.reader.cluter=1", "data.reader.cluter: Shapes has no argument 'cluter' (did you mean 'clutter'?)"),
     ("data=coco", "data.root: the folder of the data set is missing; give data.root=DIR"),
+    ("data.box=biggest", "data.box=biggest: one of largest, first, null is wanted"),
+    ("data=mixture", "data: Mixture is of several sets; name them, as in data=[bccd, camvid]"),
+    ("data.sets={a: {root: /x}}", "data.sets={a: {root: /x}}: choose the sets with data=[a, b]; a key of one is "
+     "data.sets.<name>.<key>"),
+    ("data.sets.a.root=/x", "data.sets.a: there is no such set; choose the sets with data=[a, b]"),
+    ("data.proportions.a=1", "data.proportions.a: there is no such set; choose the sets with data=[a, b]"),
+    ("model.learn_loss_weights=maybe", "model.learn_loss_weights=maybe: true or false is wanted"),
     ("optim.lr=0", "optim.lr=0: a number above 0 is wanted"),
     ("optim.lr=nan", "optim.lr=nan: a number above 0 is wanted"),
     ("optim.momentum=0.9", "optim.momentum: adamw takes no momentum; use optim=sgd"),
@@ -113,21 +132,151 @@ def test_all_faults_are_listed_at_once():
     assert sorted(line.split(" ")[0] for line in found) == sorted(starts)
 
 
-@pytest.mark.parametrize("data", [name for name in groups()["data"]])
-@pytest.mark.parametrize("task", groups()["task"])
+READY = ("shapes", "bccd", "caltech101_loc", "camvid", "coco128", "hymenoptera", "pennfudan")
+"""The choices of data that need no data.root."""
+HEADS_OF = {
+    "classify": ["classification"], "localize": ["localization"], "detect": ["detection"], "semantic": ["semantic"],
+    "instance": ["instance"], "panoptic": ["semantic", "instance"], "multitask": None,
+}  # fmt: skip
+
+
+TUNED = {(file.stem, file.parent.name) for file in (configs_folder() / "data").glob("*/*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    sorted(
+        TUNED
+        | {(task, data) for task in groups()["task"] for data in ("shapes", "bccd")}
+        | {("multitask", data) for data in groups()["data"]}
+    ),
+)
 def test_defaults_compose(task, data, monkeypatch):
     monkeypatch.setenv("VISIONKIT_DATA", "/sets")
-    root = ["data.root=/x"] if data in ("coco", "voc", "folder") else []
+    if data == "mixture":
+        data, root = "[shapes, bccd]", []
+    else:
+        root = [] if data in READY else ["data.root=/x"]
     cfg = compose("train", [f"task={task}", f"data={data}", *root])
-    assert cfg.heads == [{"detect": "detection", "classify": "classification"}[task]]
-    assert list(cfg.head) == list(cfg.heads)
-    assert cfg.data.root == {"shapes": None, "bccd": "/sets/bccd", "hymenoptera": "/sets/hymenoptera"}.get(data, "/x")
+    assert cfg.heads == HEADS_OF[task]
+    assert sorted(cfg.head) == (sorted(cfg.heads) if cfg.heads else HEADS.split(", "))
+    assert cfg.merges == list(cfg.merge) == (["panoptic"] if task == "panoptic" else [])
+    wanted = None if data in ("shapes", "[shapes, bccd]") else f"/sets/{data}" if data in READY else "/x"
+    assert cfg.data.root == wanted
 
 
-@pytest.mark.parametrize("group", ["backbone", "neck", "preprocess", "augment", "optim", "schedule", "engine", "debug"])
+@pytest.mark.parametrize(
+    "group", ["backbone", "neck", "preprocess", "augment", "optim", "schedule", "engine", "debug", "semantic_head"]
+)
 def test_every_choice_composes(group):
-    for choice in groups()[group]:
+    """Of backbones some: tests/backbones builds the others from their files."""
+    choices = groups()[group]
+    for choice in choices if group != "backbone" else ("csp", "csp_large", "resnet18", "convnext_tiny", "timm"):
         compose("train", [f"{group}={choice}"])
+
+
+def test_the_semantic_head_is_chosen_by_name():
+    target = {"light": "SemanticSegmentation", "fcn": "FCN", "deeplabv3plus": "DeepLabV3Plus"}
+    assert sorted(target) == groups()["semantic_head"]
+    for choice, name in target.items():
+        head = compose("train", ["task=semantic", f"semantic_head={choice}"]).head
+        assert list(head) == ["semantic"]
+        assert head.semantic._target_ == f"visionkit.heads.{name}"
+
+
+def test_heads_that_are_not_chosen_take_arguments_all_the_same():
+    """heads=null waits for the data; until then each head may be told something."""
+    cfg = compose("train", ["task=multitask", "head.localization.dropout=0", "head.detection.bins=4"])
+    assert (cfg.heads, cfg.head.localization.dropout, cfg.head.detection.bins) == (None, 0, 4)
+    chosen = compose("train", ["task=multitask", "heads=[semantic,detection]", "head.detection.bins=4"])
+    assert list(chosen.heads) == ["semantic", "detection"]
+    assert sorted(chosen.head) == ["detection", "semantic"]
+    assert faults("train", "task=multitask", "heads=[semantic]", "head.detection.bins=4") == [
+        "head.detection.bins: the model has no head 'detection' (heads=[semantic])"
+    ]
+
+
+def test_canvases_that_are_not_square_reach_scale_and_crop():
+    first, second = compose("train", ["task=semantic", "data=camvid", "image_size=[96, 64]"]).augment.transforms[:2]
+    assert first.RandomScale.scale_limit == [-0.5, 1.0]
+    assert (second.RandomCrop.height, second.RandomCrop.width) == (96, 64)
+    square = compose("train", ["task=semantic", "data=camvid", "image_size=48"]).augment.transforms[1]
+    assert (square.RandomCrop.height, square.RandomCrop.width) == (48, 48)
+
+
+# -------------------------------------------------------------------------------------------------- several data sets
+def test_several_sets_have_their_own_keys(monkeypatch):
+    monkeypatch.setenv("VISIONKIT_DATA", "/sets")
+    typed = ["task=multitask", "data=[bccd,camvid]", "data.sets.bccd.root=/a, b/c=d", "data.proportions.camvid=2"]
+    data = compose("train", [*typed, "data.sets.camvid.reader.unlabelled=skip", "data.sets.bccd.seed=3"]).data
+    assert data.reader._target_ == "visionkit.data.readers.Mixture"
+    assert list(data.sets) == ["bccd", "camvid"]
+    bccd, camvid = data.sets.values()
+    assert (bccd.reader._target_, bccd.root, bccd.on_error) == ("visionkit.data.readers.Voc", "/a, b/c=d", "skip")
+    assert (bccd.seed, bccd.splits) == (3, {"train": "train", "val": "val", "test": "test"})
+    assert (camvid.root, camvid.ignore_index, camvid.reader.unlabelled) == ("/sets/camvid", 11, "skip")
+    assert (data.root, data.proportions) == (None, {"camvid": 2.0})
+    assert set(bccd) == {*READER_KEYS, "reader", "splits"}
+
+
+def test_generated_scenes_among_the_sets_are_of_the_runs_size():
+    scenes = compose("train", ["data=[shapes,bccd]", "image_size=96"]).data.sets.shapes
+    assert scenes.reader["size"] == 96
+
+
+def test_several_sets_are_composed_for_every_tool(tmp_path):
+    sets = compose("train", ["data=[bccd,camvid]"]).data.sets
+    assert compose("check_data", ["data=[bccd,camvid]"]).data.sets == sets
+    assert compose("evaluate", ["checkpoint=/c", "data=[bccd,camvid]"]).data.sets == sets
+    given = compose("evaluate", ["checkpoint=/c", "data.sets.bccd.root=/elsewhere"]).data
+    assert given == {"sets": {"bccd": {"root": "/elsewhere"}}}
+    data = evaluation_data(compose("train", ["data=[bccd,camvid]"]).data, given)
+    assert data.sets.bccd.root == "/elsewhere"
+    assert data.sets.camvid == sets.camvid
+    with pytest.raises(ConfigError, match=r"data\.sets\.bcd: there is no such set .did you mean 'bccd'"):
+        evaluation_data(compose("train", ["data=[bccd,camvid]"]).data, OmegaConf.create({"sets": {"bcd": {"seed": 1}}}))
+
+
+SETS = "known: bccd, caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, hymenoptera, masks, pennfudan, "
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["data=[bccd,camvd]"], "data=[bccd, camvd]: there is no camvd (did you mean 'camvid'?); "
+         f"{SETS}shapes, voc, yolo"),
+        (["data=[bccd,bccd]"], f"data=[bccd, bccd]: name each set once; {SETS}shapes, voc, yolo"),
+        (["data=[]"], f"data=[]: name each set once; {SETS}shapes, voc, yolo"),
+        (["data=[bccd,mixture]"], f"data=[bccd, mixture]: there is no mixture; {SETS}shapes, voc, yolo"),
+        (["data=[bccd,coco]"], "data.sets.coco.root: the folder of the data set is missing; give "
+         "data.sets.coco.root=DIR"),
+        (["data.sets.bcd.root=/x"], "data.sets.bcd: there is no such set (did you mean 'bccd'?); choose the sets with "
+         "data=[a, b]"),
+        (["data.proportions.bcd=1"], "data.proportions.bcd: there is no such set (did you mean 'bccd'?); choose the "
+         "sets with data=[a, b]"),
+        (["data.proportions.bccd=few"], "data.proportions={'bccd': 'few'}: a mapping such as {key: value} with a "
+         "number for every value is wanted"),
+        (["data.sets.bccd.rot=/x"], "data.sets.bccd.rot: there is no such key (did you mean 'data.sets.bccd.root'?)"),
+        (["data.sets.bccd.splits.tran=x"], "data.sets.bccd.splits.tran: there is no such key (did you mean "
+         "'data.sets.bccd.splits.train'?)"),
+        (["data.sets.bccd.batch_size=3"], "data.sets.bccd.batch_size: this is said once for all sets; give "
+         "data.batch_size"),
+        (["data.sets.bccd.seed=a"], "data.sets.bccd.seed=a: a whole number is wanted"),
+        (["data.sets.bccd.on_error=no"], "data.sets.bccd.on_error=no: one of stop, skip is wanted"),
+        (["data.sets.bccd.objects=1"], "data.sets.bccd.objects=1: Voc takes no objects; leave it out, or choose "
+         "another data="),
+        (["data.sets.bccd.reader.fraction=1"], "data.sets.bccd.reader.fraction: Voc has no argument 'fraction' (did "
+         "you mean 'fractions'?)"),
+        (["data.root=/x"], "data.root=/x: each set has its own; give data.sets.<name>.root"),
+        (["data.on_error=skip"], "data.on_error=skip: each set has its own; give data.sets.<name>.on_error"),
+    ],
+)  # fmt: skip
+def test_typos_in_several_sets(typed, message):
+    chosen = [] if typed[0].startswith("data=") else ["data=[bccd,camvid]"]
+    assert faults("train", *chosen, *typed) == [message]
+
+
+# ---------------------------------------------------------------------------------------------- what wins over what
 
 
 def test_photographs_keep_the_defaults_that_shapes_lowers():
@@ -258,8 +407,9 @@ def test_evaluation_data_refuses_what_the_reader_does_not_take(given, message):
         ("predict", ["checkpoint=x", "source=y", "out=z", "score=2"], ["score=2: a share from 0 to 1 is wanted"]),
         ("predict", ["checkpoint=x"], ["source: a value is missing; give source=…",
                                        "out: a value is missing; give out=…"]),
-        ("check_data", ["data=coca"], ["data=coca: there is no such data (did you mean 'coco'?); known: bccd, coco, "
-                                       "folder, hymenoptera, shapes, voc"]),
+        ("check_data", ["data=coca"], ["data=coca: there is no such data (did you mean 'coco'?); known: bccd, "
+                                       "caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, "
+                                       "hymenoptera, masks, mixture, pennfudan, shapes, voc, yolo"]),
         ("check_data", ["data=voc"], ["data.root: the folder of the data set is missing; give data.root=DIR"]),
     ],
 )  # fmt: skip

@@ -94,24 +94,36 @@ def test_every_parameter_has_a_gradient_from_a_batch_that_knows_little():
     assert without == []
 
 
-def _train_on_one_rank(rank: int, shares: list[list[int]], folder: str) -> None:
+SHARES = ([[0, 1], [2, 3]], [[0, 3], [1, 2]], [[1], [0, 2, 3]])
+"""The rows of each rank."""
+
+
+def _train_on_one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=len(shares))
-    model = nn.parallel.DistributedDataParallel(joint_model())
-    losses = model(*taken(*mixed_batch(), shares[rank]))
-    losses["total"].backward()
-    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    torch.save({"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients},
-               f"{folder}/{rank}.pt")  # fmt: skip
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    for number, shares in enumerate(SHARES):
+        model = nn.parallel.DistributedDataParallel(joint_model())
+        losses = model(*taken(*mixed_batch(), shares[rank]))
+        losses["total"].backward()
+        gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
+        found = {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients}
+        torch.save(found, f"{folder}/{number}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What both ranks found for each of `SHARES`; processes take seconds to start, so they do all of them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_train_on_one_rank, (str(folder),), nprocs=2)
+    return folder
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("shares", [[[0, 1], [2, 3]], [[0, 3], [1, 2]], [[1], [0, 2, 3]]])
-def test_two_processes_with_different_labels_neither_hang_nor_change_a_number(tmp_path, shares):
-    torch.multiprocessing.spawn(_train_on_one_rank, (shares, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.mark.parametrize("number", range(len(SHARES)))
+def test_two_processes_with_different_labels_neither_hang_nor_change_a_number(two_processes, number):
+    ranks = [torch.load(two_processes / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
     model = joint_model()
     losses = model(*taken(*mixed_batch(), [0, 1, 2, 3]))
     losses["total"].backward()

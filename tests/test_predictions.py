@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from visionkit.structures import Geometry
 
 
 def instances(boxes, logits, geometry=None, stride=4.0):
+    """logits: (N, h, w), those of each mask."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     count, (height, width) = len(boxes), np.shape(logits)[1:]
     size = (int(height * stride), int(width * stride))
@@ -20,7 +22,8 @@ def instances(boxes, logits, geometry=None, stride=4.0):
         boxes=boxes,
         scores=np.linspace(0.9, 0.5, count).astype(np.float32),
         labels=np.arange(count),
-        logits=np.asarray(logits, np.float32),
+        coefficients=np.eye(count, dtype=np.float32),
+        prototypes=np.asarray(logits, np.float32),
         geometry=geometry or Geometry(size, size, (1.0, 1.0)),
         stride=stride,
     )
@@ -64,6 +67,29 @@ def test_a_mask_is_the_same_whether_its_box_is_narrow_or_wide_also_beside_the_gr
     assert 500 < whole.sum() < 2000
     for row, (x1, y1, x2, y2) in enumerate(boxes):
         assert np.array_equal(found.mask(row)[y1:y2, x1:x2], whole[y1:y2, x1:x2])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_masks_mixed_inside_their_boxes_are_those_of_whole_grids_of_logits(dtype):
+    rng = np.random.default_rng(1)
+    # As beside the grid above; boxes that overlap, lie at the edges, hold one pixel, or nothing.
+    geometry = Geometry((40, 56), (24, 40), (1.0, 1.0), (-8.0, -8.0))
+    corners = rng.uniform(-4, 60, (60, 2, 2))
+    boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1).clip(0, [56, 40, 56, 40])
+    boxes[:5] = [[0, 0, 56, 40], [0, 0, 3, 3], [50, 36, 56, 40], [20, 20, 21, 21], [30, 10, 30, 30]]
+    coefficients = rng.normal(size=(60, 8)).astype(np.float32)
+    prototypes = rng.normal(size=(8, 6, 10)).astype(dtype)
+    logits = np.einsum("nk,kyx->nyx", coefficients.astype(np.float64), prototypes.astype(np.float64))
+    whole = instances(boxes, logits, geometry)
+    mixed = replace(whole, coefficients=coefficients, prototypes=prototypes)
+    pairs = list(zip(mixed.masks(), whole.masks(), strict=True))
+    differing = sum(np.count_nonzero(one != other) for one, other in pairs)
+    assert differing <= 1e-4 * sum(other.sum() for _, other in pairs)
+    assert sum(other.sum() for _, other in pairs) > 5000
+    assert not pairs[4][0].any()
+    shown = mixed.select(np.array([3, 0]))
+    assert np.array_equal(shown.mask(1), pairs[0][0])
+    assert shown.prototypes is prototypes
 
 
 def test_outside_its_box_an_instance_has_no_pixel():
@@ -121,5 +147,8 @@ def test_no_instances():
 
 
 def test_arrays_that_do_not_fit_each_other_are_refused():
-    with pytest.raises(ValueError, match=r"Instances\.logits: the shape \(1, any, any\) is wanted"):
+    with pytest.raises(ValueError, match=r"Instances\.prototypes: the shape \(1, any, any\) is wanted"):
         instances([[0, 0, 1, 1]], np.zeros((2, 2, 4)))
+    fine = instances([[0, 0, 1, 1]], np.zeros((1, 2, 4)))
+    with pytest.raises(ValueError, match=r"Instances\.coefficients: the shape \(1, any\) is wanted"):
+        replace(fine, coefficients=np.zeros((2, 1)))

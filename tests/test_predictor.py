@@ -36,6 +36,10 @@ class BrightBox(nn.Module):
         self.batches: list[int] = []
         self.canvases: list[Tensor] = []
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        return {name: head.classes for name, head in self.heads.items()}
+
     def predict(self, images: Tensor, sizes: Tensor, geometries: Sequence[Geometry]) -> list[dict[str, Prediction]]:
         assert not self.training
         assert images.dtype == torch.uint8

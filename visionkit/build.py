@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visionkit.config import build, reader_arguments
 from visionkit.data.class_map import field_classes
+from visionkit.data.readers.source import semantic_category_ids
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Head, Metric, Reader
 from visionkit.metrics import CocoDetection, TopK
@@ -129,8 +130,7 @@ def build_metrics(model: VisionModel) -> dict[str, Metric]:
 
 def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str | None]]:
     """Per answer, the source's id of each of its classes; None for a class that the source lacks."""
-    stuff = getattr(reader, "semantic_category_ids", range(1, len(reader.semantic_classes) + 1))
-    known: dict[str, int | str] = dict(zip(reader.semantic_classes, stuff, strict=True))
+    known = dict(zip(reader.semantic_classes, semantic_category_ids(reader), strict=True))
     known |= dict(zip(reader.classes, reader.category_ids, strict=True))
     return {name: [known.get(label) for label in classes] for name, classes in model.classes.items()}
 

@@ -113,7 +113,8 @@ def check_data_run(cfg: Any) -> int:
     code = 0
     for name in names:
         print(f"== {name}")
-        reader = build_reader({**cfg.data, "on_error": "skip"}, name)
+        sets = {key: {**one, "on_error": "skip"} for key, one in cfg.data.sets.items()}
+        reader = build_reader({**cfg.data, "on_error": "skip", "sets": sets}, name)
         code = max(code, check_data(reader, None if cfg.fix is None else Path(cfg.fix)))
     return code
 
@@ -132,6 +133,8 @@ def _multirun(tool: str, arguments: Sequence[str]) -> int:
 
     if tool != "train":
         raise ConfigError(f"--multirun is for train, not for {tool}")
+    if any(text.startswith("data=[") for text in arguments):
+        raise ConfigError("data=[…]: --multirun mixes no data sets; start each run by itself")
     faults: list[str] = []
     for overrides in single_runs(arguments):
         try:

@@ -3,15 +3,14 @@
     cfg = compose("train", ["task=detect", "engine.epochs=3"])
 
 Hydra composes the groups of `configs/`. Around it stand the fences: each override is read here first, so that all wrong
-ones are reported and not the first alone; what was composed is filled into the schema key by key (`config_checks`),
-since Hydra takes `+modle.x=1`; and each `_target_` must exist and have the arguments given (`targets`).
+ones are reported and not the first alone; what was composed is filled into the schema key by key (`config_checks`,
+`config_data`), since Hydra takes `+modle.x=1`; and each `_target_` must exist and have the arguments given (`targets`).
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from visionkit.config_checks import empty, fill, leaves, range_faults, shown
+from visionkit.config_checks import empty, fill, leaves, range_faults, shown, without_missing
+from visionkit.config_data import READER_KEYS, SET_KEYS, data_faults, filled_sets
 from visionkit.config_schema import SCHEMAS, DataConfig
 from visionkit.errors import ConfigError, did_you_mean, listed
 from visionkit.overrides import read_overrides
@@ -37,16 +37,10 @@ __all__ = [
     "reader_arguments",
 ]
 
-READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations")
-"""The keys of `data` that a reader is given when its constructor takes them."""
 TRAINING = ("train", "benchmark")
 """The tools that take the whole configuration of a training run."""
-SET_KEYS = ("reader", "splits", *READER_KEYS)
-"""The keys of `data` that each of several sets has for itself, under `data.sets.<name>`."""
 _TUNED_BY_DATA = ("augment", "optim", "schedule", "preprocess")
 """Groups of which configs/data/<data>/<task>.yaml may change single keys."""
-_UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}}
-_FORMATS = "data=coco, data=voc or data=folder"
 
 
 def _height_width(size: Any) -> list[Any]:
@@ -67,6 +61,8 @@ def _from_weights(weights: Any, key: str, default: Any) -> Any:
 
 # Used in configs/: ${height_width:${image_size}}
 OmegaConf.register_new_resolver("height_width", _height_width, replace=True)
+OmegaConf.register_new_resolver("height", lambda size: _height_width(size)[0], replace=True)
+OmegaConf.register_new_resolver("width", lambda size: _height_width(size)[1], replace=True)
 OmegaConf.register_new_resolver("backbone_weights", _backbone_weights, replace=True)
 OmegaConf.register_new_resolver("from_weights", _from_weights, replace=True)
 
@@ -99,7 +95,7 @@ def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
     choices, values, faults = read_overrides(tool, overrides, groups())
     plain = _composed(tool, choices, values, faults)
     cfg, more = _filled(tool, plain)
-    faults += more + (_misplaced_heads(values, cfg.heads) if tool in TRAINING else [])
+    faults += more + (_misplaced_heads(values, cfg) if tool in TRAINING else [])
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return cfg
@@ -136,7 +132,7 @@ def evaluation_data(trained: Mapping[str, Any], given: Mapping[str, Any], *, all
         data = OmegaConf.merge(own, data)
     assert isinstance(data, DictConfig)
     plain = _plain(data)
-    faults = range_faults({"data": plain}) + _reader_faults(plain) + target_faults(plain, "data")
+    faults = range_faults({"data": plain}) + data_faults(plain) + target_faults(plain, "data")
     if faults:
         raise ConfigError("\n".join(faults))
     return data
@@ -172,19 +168,19 @@ def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], 
 
     Values that cannot be put in are left out and noted in `faults`.
     """
+    values = dict(values)
+    sets = values.pop("data.sets", {})
     if tool in TRAINING:
-        values = dict(values)
-        sets = values.pop("data.sets", {})
-        return _laid(_with_sets(_from_files("train", tuple(choices.items())), choices, sets), values, faults)
+        return _laid(_with_sets(choices, sets), values, faults)
     about_data = {key: value for key, value in values.items() if key.startswith("data.") or key == "image_size"}
     own = {key: value for key, value in values.items() if key not in about_data or tool != "check_data"}
     plain = _laid(_from_files(tool, ()), own, faults)
     if tool == "check_data":
-        trained = _laid(_from_files("train", tuple(choices.items())), about_data, faults)
+        trained = _laid(_with_sets(choices, sets), about_data, faults)
         plain |= {"task": choices.get("task", "detect"), "image_size": trained["image_size"], "data": trained["data"]}
     elif "data" in choices:
         chosen = {"task": _task_of(plain.get("checkpoint")), **choices}
-        plain["data"] = _laid(_from_files("train", tuple(chosen.items())), about_data, faults)["data"]
+        plain["data"] = _laid(_with_sets(chosen, sets), about_data, faults)["data"]
     return plain
 
 
@@ -206,12 +202,13 @@ def _from_files(name: str, choices: tuple[tuple[str, str], ...]) -> DictConfig:
         raise ConfigError(f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})") from error
 
 
-def _with_sets(base: DictConfig, choices: Mapping[str, str], names: Iterable[str]) -> DictConfig:
-    """Return `base` with the configurations of several data sets under `data.sets`, as data=[a,b] asks for."""
-    if not names:
-        return base
-    cfg = copy.deepcopy(base)
-    for name in names:
+def _with_sets(choices: Mapping[str, str], sets: Iterable[str]) -> DictConfig:
+    """Return the configuration of a training run, with those of `sets` under `data.sets`, as data=[a,b] asks for."""
+    cfg = _from_files("train", tuple(choices.items()))
+    if not sets:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    for name in sets:
         one = OmegaConf.to_container(_from_files("train", tuple({**choices, "data": name}.items())).data)
         assert isinstance(one, dict)
         OmegaConf.update(cfg, f"data.sets.{name}", {key: one[key] for key in SET_KEYS}, force_add=True)
@@ -266,28 +263,27 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
     if tool == "evaluate" and isinstance(values["data"], Mapping):
         data = empty(DataConfig)
         faults += fill(data, values["data"], "data.")
-        cfg.data = values["data"] = _without_missing(OmegaConf.to_container(data))
+        cfg.data = values["data"] = without_missing(OmegaConf.to_container(data))
+    if values.get("data", {}).get("sets"):
+        cfg.data.sets, more = filled_sets(values["data"]["sets"])
+        values["data"]["sets"] = OmegaConf.to_container(cfg.data.sets)
+        faults += more
     faults += [f"{key}: a value is missing; give {key}=…" for key, value in leaves(given) if value == "???"]
     faults += range_faults(values)
     if tool in TRAINING:
-        faults += _name_faults("heads", "head", values) + _name_faults("merges", "merge", values)
-        if values["heads"] is not None:
-            cfg.head = {name: node for name, node in values["head"].items() if name in values["heads"]}
-        cfg.merge = {name: node for name, node in values["merge"].items() if name in values["merges"]}
-        values |= {"head": cfg.head, "merge": cfg.merge}
+        for key, group in (("heads", "head"), ("merges", "merge")):
+            if isinstance(values[key], list):  # heads may be null: those that the data have labels for
+                faults += _name_faults(key, group, values)
+                cfg[group] = {name: node for name, node in values[group].items() if name in values[key]}
+                values[group] = cfg[group]
         if values["data"]["splits"]["train"] is None:
             faults.append("data.splits.train=null: name the list to train on")
     if "data" in values:
-        faults += _reader_faults(values["data"])
+        faults += data_faults(values["data"])
     faults += target_faults(values, "")
     if tool in TRAINING and not faults:
         faults += _augment_faults(values)
     return cfg, faults
-
-
-def _without_missing(values: Any) -> dict[str, Any]:
-    parts = {key: _without_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
-    return {key: value for key, value in parts.items() if value != "???" and (value != {} or values[key] == {})}
 
 
 def _name_faults(key: str, group: str, values: Mapping[str, Any]) -> list[str]:
@@ -297,15 +293,15 @@ def _name_faults(key: str, group: str, values: Mapping[str, Any]) -> list[str]:
         return [f"heads=[]: a model needs at least one of {listed(known)}"]
     return [
         f"{key}={shown(values[key])}: there is no {group} '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
-        for name in values[key] or ()
+        for name in values[key]
         if name not in known
     ]
 
 
-def _misplaced_heads(keys: Iterable[str], heads: Sequence[str] | None) -> list[str]:
+def _misplaced_heads(keys: Iterable[str], cfg: DictConfig) -> list[str]:
     """Return a line per typed key `head.<name>.…` whose head the model does not have."""
     known = groups()["head"]
-    heads = known if heads is None else heads
+    heads = known if OmegaConf.is_missing(cfg, "heads") or cfg.heads is None else cfg.heads
     faults = []
     for key in keys:
         name = key.split(".")[1] if key.startswith("head.") else ""
@@ -331,29 +327,4 @@ def _augment_faults(values: Mapping[str, Any]) -> list[str]:
             part(**arguments)
         except ConfigError as error:
             faults.append(str(error))
-    return faults
-
-
-def _reader_faults(data: Mapping[str, Any]) -> list[str]:
-    """Return a line per key of `data` that was given though the reader does not take it."""
-    try:
-        target = locate(data.get("reader", {})["_target_"])
-    except (ConfigError, KeyError, TypeError):
-        return []
-    taken, name = parameters(target), target.__name__
-    faults = [
-        line.replace("data.", f"data.sets.{key}.", 1)
-        for key, one in data.get("sets", {}).items()
-        for line in _reader_faults(one)
-    ]
-    for key in READER_KEYS:
-        is_given = key != "on_error" and data[key] not in (None, _UNSET.get(key))
-        if key == "root" and is_given and name == "Shapes":
-            faults.append(f"data.root={data[key]}: the format is missing; add {_FORMATS}")
-        elif is_given and key not in taken:
-            faults.append(
-                f"data.{key}={shown(data[key])}: {name} takes no {key}; leave it out, or choose another data="
-            )
-    if "root" in taken and taken["root"].default is inspect.Parameter.empty and data["root"] is None:
-        faults.append("data.root: the folder of the data set is missing; give data.root=DIR")
     return faults

@@ -103,6 +103,12 @@ def empty(schema: type) -> DictConfig:
     return node
 
 
+def without_missing(values: Any) -> dict[str, Any]:
+    """Return the plain values of a structured config without those that are missing, and mappings of such alone."""
+    parts = {key: without_missing(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in parts.items() if value != "???" and (value != {} or values[key] == {})}
+
+
 def range_faults(cfg: Mapping[str, Any]) -> list[str]:
     """Return one line per value of a plain, rightly typed configuration that is out of its range."""
     values = {key: value for key, value in leaves(cfg) if value != "???"}
@@ -146,7 +152,9 @@ def _wanted(kind: Any) -> str:
     if is_dataclass(kind):
         return f"a mapping with the keys {listed(list(get_type_hints(kind)))}"
     if get_origin(kind) in (dict, list):
-        return "a mapping such as {key: value}" if get_origin(kind) is dict else "a list such as [a, b]"
+        values = _WANTED.get(get_args(kind)[-1])
+        of_values = f" with {values} for every value" if values else ""
+        return f"a mapping such as {{key: value}}{of_values}" if get_origin(kind) is dict else "a list such as [a, b]"
     if kind in _WANTED:
         return _WANTED[kind]
     return " or ".join(_wanted(one) for one in get_args(kind))

@@ -48,8 +48,10 @@ def read_overrides(
         fault = _form_fault(override, text) or (_choice_fault(tool, override, known) if key in known else None)
         if fault is not None:
             faults.append(fault)
-        elif key == "data" and isinstance(override.value(), list):
-            choices[key], values["data.sets"] = "mixture", {shown(name): {} for name in override.value()}
+        elif key == "data.sets":
+            faults.append(f"{text}: choose the sets with data=[a, b]; a key of one is data.sets.<name>.<key>")
+        elif key == "data" and isinstance(value := override.value(), list):
+            choices[key], values["data.sets"] = "mixture", {shown(name): {} for name in value}
         elif key in known:
             choices[key] = shown(override.value())
         else:
@@ -61,7 +63,7 @@ def quote_path(text: str) -> str:
     """Put the value of an override into quotes when its key holds a path, which Hydra's grammar would take apart."""
     key, sign, value = text.partition("=")
     name = key.lstrip("+")
-    if not sign or not (name in PATH_KEYS or name.startswith("data.annotations.")):
+    if not sign or not (name in PATH_KEYS or re.match(r"data(\.sets\.[^.]+)?\.(root$|annotations\.)", name)):
         return text
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     if is_quoted or value in ("", "null", "???") or re.match(r"\{.*\}$|\$\{", value):
@@ -92,13 +94,14 @@ def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]])
     if allowed is not None and group not in allowed:
         return f"{group}={shown(value)}: {tool} takes no {group}" + (f"; it takes {listed(allowed)}" if allowed else "")
     if group == "data" and isinstance(value, list):
-        wrong = [shown(name) for name in value if shown(name) not in known[group]]
+        sets = [name for name in known[group] if name != "mixture"]
+        wrong = [shown(name) for name in value if shown(name) not in sets]
         if not wrong and len(value) == len({shown(name) for name in value}) > 0:
             return None
-        fault = f"there is no {wrong[0]}{did_you_mean(wrong[0], known[group])}" if wrong else "name each set once"
-        return f"data={shown(value)}: {fault}; known: {listed(known[group], 20)}"
-    if group == "head":
-        return f"head={shown(value)}: heads are chosen by heads=[{listed(known[group])}]"
+        fault = f"there is no {wrong[0]}{did_you_mean(wrong[0], sets)}" if wrong else "name each set once"
+        return f"data={shown(value)}: {fault}; known: {listed(sets, 20)}"
+    if group in ("head", "merge"):
+        return f"{group}={shown(value)}: {group}s are chosen by {group}s=[{listed(known[group])}]"
     if isinstance(value, Mapping | list):
         return (
             f"{group}={shown(value)}: a name is wanted ({listed(known[group], 20)}); single keys are {group}.KEY=VALUE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -91,11 +92,14 @@ class Detections:
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """Objects with masks. Masks are pasted into original pixels one by one, when they are asked for.
+    """Objects with masks. Masks are made in original pixels one by one, when they are asked for.
+
+    The logits of a mask, above 0 on the object, are its coefficients times the prototypes.
 
     Attributes:
         boxes, scores, labels: as in `Detections`.
-        logits: (N, h, w) float16 or float32 on a grid over the canvas; above 0 is the object.
+        coefficients: (N, K) float16 or float32.
+        prototypes: (K, h, w) float16 or float32, maps on a grid over the canvas that all rows share.
         geometry: how the image lies on the canvas.
         stride: canvas pixels of a cell of the grid; the first cell's corner is the canvas's.
         rles: the masks, where they are encoded already (`encoded`).
@@ -104,7 +108,8 @@ class Instances:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    logits: np.ndarray
+    coefficients: np.ndarray
+    prototypes: np.ndarray
     geometry: Geometry
     stride: float
     rles: tuple[RLE, ...] | None = None
@@ -112,7 +117,8 @@ class Instances:
     def __post_init__(self) -> None:
         count = len(self.boxes)
         rows = {"boxes": (self.boxes, (count, 4)), "scores": (self.scores, (count,)), "labels": (self.labels, (count,))}
-        _check("Instances", **rows, logits=(self.logits, (count, None, None)))
+        _check("Instances", **rows, coefficients=(self.coefficients, (count, None)))
+        _check("Instances", prototypes=(self.prototypes, (self.coefficients.shape[1], None, None)))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -128,7 +134,7 @@ class Instances:
             boxes=self.boxes[rows],
             scores=self.scores[rows],
             labels=self.labels[rows],
-            logits=self.logits[rows],
+            coefficients=self.coefficients[rows],
             rles=None if self.rles is None else tuple(self.rles[row] for row in rows),
         )
 
@@ -148,11 +154,12 @@ class Instances:
         step = np.array([scale_x, scale_y]) / self.stride
         first = (np.array([left, top]) + 0.5) * step + np.array([offset_x, offset_y]) / self.stride - 0.5
         last = first + step * (right - left - 1, bottom - top - 1)
-        # Of the grid only the cells around the box are read: a hundred instances are a hundred whole grids.
-        sides = np.array(self.logits.shape[:0:-1])
+        # Of the grid only the cells around the box are mixed: a hundred instances are a hundred whole grids.
+        sides = np.array(self.prototypes.shape[:0:-1])
         least = np.floor(first).astype(int).clip(0, sides - 1)
         most = np.maximum(np.ceil(last).astype(int), least) + 1
-        cells = self.logits[row, least[1] : most[1], least[0] : most[0]].astype(np.float32)
+        around = self._maps[:, least[1] : most[1], least[0] : most[0]]
+        cells = np.einsum("k,kyx->yx", self.coefficients[row].astype(np.float32), around)
         (shift_x, shift_y), (step_x, step_y) = first - least, step
         values = cv2.warpAffine(
             cells,
@@ -172,17 +179,11 @@ class Instances:
 
     def rle(self, row: int) -> RLE:
         """Return the mask of one instance as COCO's compressed run-length encoding."""
-        return self.select(np.array([row])).encoded_masks()[0]
+        return self.rles[row] if self.rles is not None else self._encoded([row])[0]
 
     def encoded_masks(self) -> tuple[RLE, ...]:
         """Return the masks as COCO's compressed run-length encodings; made once for those that are `encoded`."""
-        if self.rles is not None:
-            return self.rles
-        height, width = self.geometry.original
-        runs = [
-            {"size": [height, width], "counts": _runs(*self.window(row), height, width)} for row in range(len(self))
-        ]
-        return tuple(coco_mask.frPyObjects(runs, height, width)) if runs else ()
+        return self._encoded(range(len(self))) if self.rles is None else self.rles
 
     def encoded(self) -> Instances:
         """Return the same instances with their masks encoded, for whoever asks for them more than once."""
@@ -205,6 +206,16 @@ class Instances:
             }
             for box, score, label, rle in rows
         ]
+
+    @cached_property
+    def _maps(self) -> np.ndarray:
+        """The prototypes in float32: widening them for each mask would cost more than the mask."""
+        return self.prototypes.astype(np.float32)
+
+    def _encoded(self, rows: Sequence[int]) -> tuple[RLE, ...]:
+        height, width = self.geometry.original
+        runs = [{"size": [height, width], "counts": _runs(*self.window(row), height, width)} for row in rows]
+        return tuple(coco_mask.frPyObjects(runs, height, width)) if runs else ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,9 +93,9 @@ def _masks(rng: np.random.Generator) -> Labels:
 
 def _with_rectangles(found: Detections) -> Instances:
     """Each box as an instance that fills it."""
-    boxes, logits = found.boxes.round().clip(0), np.zeros((len(found), 1, 1), np.float16)
+    boxes, unmixed = found.boxes.round().clip(0), (np.zeros((len(found), 0), np.float32), np.zeros((0, 1, 1)))
     geometry, rles = Geometry(SIZE, SIZE, (1.0, 1.0)), _rectangles(found.boxes)
-    return Instances(boxes, found.scores, found.labels, logits, geometry, 400.0, rles)
+    return Instances(boxes, found.scores, found.labels, *unmixed, geometry, 400.0, rles)
 
 
 def _one_hot(rng: np.random.Generator) -> Labels:

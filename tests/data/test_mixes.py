@@ -71,6 +71,17 @@ def test_what_one_partner_does_not_know_is_not_known(make_sample):
     assert labels.known == {"boxes"}
 
 
+def test_a_mosaic_knows_the_classes_that_all_four_know(make_sample):
+    """What one set does not label may lie unlabelled in its quadrant; None is a set that labels them all."""
+    lists = (None, [True, True, False], [True, False, True], None)
+    samples = [
+        replace(sample, labels=replace(sample.labels, known_classes=None if known is None else np.array(known)))
+        for sample, known in zip([make_sample(number) for number in range(4)], lists, strict=True)
+    ]
+    assert Mosaic((48, 64))(samples, np.random.default_rng(0)).labels.known_classes.tolist() == [True, False, False]
+    assert Mosaic((48, 64))([samples[0]] * 4, np.random.default_rng(0)).labels.known_classes is None
+
+
 def test_until_switches_off():
     share, number = Mosaic((8, 8), until=0.8), Mosaic((8, 8), until=3)
     assert [share.active(epoch, 10.0) for epoch in (0, 7, 8, 9)] == [True, True, False, False]

@@ -62,6 +62,15 @@ def test_labels_follow_by_hand():
     assert np.count_nonzero(placed.semantic != IGNORE_INDEX) == 20 * 16
 
 
+def test_the_classes_that_a_set_labels_stay_known_also_of_an_image_without_objects(make_sample):
+    known = np.array([True, False, True])
+    for objects in (3, 0):
+        sample = make_sample(objects=objects)
+        fitted, _ = fit_sample(replace(sample, labels=replace(sample.labels, known_classes=known)), Preprocess(128))
+        assert fitted.labels.known_classes.tolist() == [True, False, True]
+        assert fit_sample(sample, Preprocess(128))[0].labels.known_classes is None
+
+
 def test_fit_sample_scales_all_labels(make_sample):
     sample = make_sample(size=(48, 64))
     fitted, geometry = fit_sample(sample, Preprocess(128))

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from visionkit import cli
-from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
-from visionkit.predictions import Classification, Detections
+from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation, write_map
+from visionkit.predictions import Classification, Detections, PanopticMap, Segment, SemanticMap
 from visionkit.structures import Batch, Geometry, Labels, Targets
 
 
@@ -197,3 +197,68 @@ def test_a_class_without_an_id_gives_no_row():
     result = evaluate(Stub(), [batch(1)], {"detection": Count()}, {"detection": [1, None]}, torch.device("cpu"))
     assert result.rows == {"detection": []}
     assert result.numbers["detection/images"] == 1.0
+
+
+# ---------------------------------------------------------------------------------------------------------------- maps
+def read_png(file: Path) -> np.ndarray:
+    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
+
+
+def test_an_id_never_leads_out_of_the_folder(tmp_path):
+    ids = ("../x", "a/b", "..", 7, "../../x", "/etc/x", "a/../../b", "a/..", "x.png", ".hidden", "a b/é", "...")
+    folder = tmp_path / "in" / "maps"
+    for number, image_id in enumerate(ids):
+        write_map(np.full((2, 3), number, np.uint8), folder, image_id)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(folder in path.resolve().parents for path in files)
+    assert len(files) == len(ids), "each has a file of its own"
+    assert sorted(read_png(file)[0, 0] for file in files) == list(range(len(ids)))
+    assert (folder / "a" / "b.png").is_file()
+    assert (folder / "7.png").is_file()
+
+
+def test_maps_hold_the_numbers_themselves(tmp_path):
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(read_png(write_map(pixels, tmp_path, 1)), pixels)
+    colours = np.stack([pixels, pixels[::-1], pixels.T], -1)
+    assert np.array_equal(read_png(write_map(colours, tmp_path, 2)), colours)
+
+
+class Maps(torch.nn.Module):
+    """Predicts a semantic and a panoptic map beside the class of each image."""
+
+    def predict(self, images, sizes, geometries):
+        ids = np.array([[0, 1], [300, 70000]], np.int32)
+        segments = (Segment(1, 0, True, 0.5, 1), Segment(300, 1, False, 1.0, 1), Segment(70000, 2, False, 1.0, 1))
+        return [
+            {
+                "classification": Classification(np.array([0.25, 0.75], np.float32)),
+                "semantic": SemanticMap(np.array([[0, 2], [1, 255]], np.uint8)),
+                "panoptic": PanopticMap(ids, segments),
+            }
+            for _ in geometries
+        ]
+
+
+def test_semantic_and_panoptic_maps_are_written_where_they_are_wanted(tmp_path):
+    names = ("classification", "semantic", "panoptic")
+    ids = {"classification": [1, 2], "semantic": [4, 5, 6], "panoptic": [8, None, 9]}
+    for maps in (None, tmp_path / "maps"):
+        metrics = {name: Count() for name in names}
+        result = evaluate(Maps(), [batch(7, "x/y")], metrics, ids, torch.device("cpu"), maps=maps)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {f"maps/{head}/{name}.png" for head in ("semantic", "panoptic") for name in ("7", "x/y")}
+    assert read_png(tmp_path / "maps/semantic/7.png").tolist() == [[0, 2], [1, 255]]
+    assert read_png(tmp_path / "maps/panoptic/x/y.png").tolist() == [
+        [[0, 0, 0], [1, 0, 0]], [[44, 1, 0], [112, 17, 1]]
+    ]  # fmt: skip
+    assert result.rows["semantic"] == []
+    assert result.rows["panoptic"][1] == {
+        "image_id": "x/y",
+        "segments_info": [
+            {"id": 1, "category_id": 8, "score": 0.5, "area": 1},
+            {"id": 70000, "category_id": 9, "score": 1.0, "area": 1},
+        ],
+        "file_name": "x/y.png",
+    }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -213,29 +214,41 @@ def test_without_val_best_is_last_and_the_split_is_named(train, runs):
     assert json.loads(Path("b/metrics.json").read_text()) == {"split": "none"}
 
 
-def test_best_is_the_first_of_the_highest(train, runs, monkeypatch):
-    """Of the values .2, nan, .5, .5, .3 the first .5; test is scored with its EMA weights."""
+@pytest.fixture
+def judge(monkeypatch):
+    """judge(0.2, 0.5): in the next run the first evaluation says .2, and all that follow .5."""
     from visionkit.engine import run as module
-    from visionkit.engine.evaluate import Evaluation
 
-    values = iter([0.2, float("nan"), 0.5, 0.5, 0.3])
     evaluated = module._evaluated
-    monkeypatch.setattr(module, "_evaluated", lambda *args: Evaluation({"classification/top1": next(values, 0.9)}))
+
+    def plan(*values):
+        said = iter(values)
+
+        def judged(*args, **more):
+            result, value = evaluated(*args, **more), next(said, values[-1])
+            result.numbers = {"classification/top1": value}
+            result.reasons = {"classification/top1": "no image"} if math.isnan(value) else {}
+            return result
+
+        monkeypatch.setattr(module, "_evaluated", judged)
+
+    return plan
+
+
+def test_best_is_the_first_of_the_highest(train, runs, judge):
+    """Of the values .2, nan, .5, .5, .3 the first .5; test is scored with its EMA weights."""
+    judge(0.2, float("nan"), 0.5, 0.5, 0.3, 0.9)
     typed = (*CLASSIFY, "run_dir=a", "engine.epochs=5")
     assert train(*typed) == 0
     assert Path("a/checkpoints/best").resolve().name == "step-21"
     assert {path.name for path in Path("a/checkpoints").glob("step-*")} == {"step-21", "step-33", "step-35"}
     state = open_checkpoint("a", "last").state
     assert (state["best"], state["best_step"], state["epoch"]) == (0.5, 21, 5)
-    monkeypatch.setattr(module, "_evaluated", evaluated)
+    assert json.loads(Path("a/metrics.json").read_text())["classification/top1"] == 0.9
 
 
-def test_without_any_number_the_last_is_the_best(train, runs, monkeypatch):
-    from visionkit.engine import run as module
-    from visionkit.engine.evaluate import Evaluation
-
-    nothing = Evaluation({"classification/top1": float("nan")}, {"classification/top1": "no image"})
-    monkeypatch.setattr(module, "_evaluated", lambda *args: nothing)
+def test_without_any_number_the_last_is_the_best(train, runs, judge):
+    judge(float("nan"))
     assert train(*CLASSIFY, "run_dir=a") == 0
     assert Path("a/checkpoints/best").resolve().name == "step-14"
     assert json.loads(Path("a/metrics.json").read_text())["classification/top1"] is None
@@ -287,7 +300,7 @@ def test_what_a_run_writes(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.yaml", "env.json", "status.json", "train.log", "metrics.jsonl", "timing.jsonl", "metrics.json",
-        "checkpoints", "predictions.json", "plots",
+        "checkpoints", "predictions.json", "plots", "report.html",
     }  # fmt: skip
     assert json.loads((finished / "status.json").read_text()) == {"status": "finished", "step": 14}
     numbers = json.loads((finished / "metrics.json").read_text())
@@ -309,11 +322,14 @@ def test_metrics_jsonl_is_the_same_for_equal_runs_wherever_and_however_fast(trai
     assert [set(line) for line in timing] == [keys, keys]
 
 
-def test_a_run_that_learned_nothing_says_so(train, runs, finished):
-    warning = "this run learned nothing (AP under 0.02)"
-    assert warning in (finished / "train.log").read_text()
-    assert train("task=classify", "run_dir=a", "engine.max_steps=1") == 0
-    assert warning not in (runs / "a" / "train.log").read_text()
+def test_a_run_that_learned_nothing_says_so(train, runs, finished, judge):
+    warning = "this run learned nothing ({} under 0.02)"
+    assert warning.format("detection/AP") in (finished / "train.log").read_text()
+    for value, said in ((0.0199, True), (0.02, False), (float("nan"), False)):
+        judge(value)
+        assert train("task=classify", f"run_dir={value}", "engine.max_steps=1") == 0
+        log = (runs / str(value) / "train.log").read_text()
+        assert (warning.format("classification/top1") in log) == said
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

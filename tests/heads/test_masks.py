@@ -20,6 +20,7 @@ from visionkit.heads.masks import sampled_cells
 from visionkit.metrics import CocoInstances
 from visionkit.model import VisionModel
 from visionkit.necks import PAFPN
+from visionkit.ops.transfer import host_arrays
 from visionkit.preprocess import Preprocess
 from visionkit.structures import FeatureSpec, Geometry, Targets
 
@@ -220,18 +221,20 @@ def test_a_mask_is_the_prototypes_times_the_coefficients_of_its_own_cell():
     for i, (rows, columns) in enumerate([(6, 8), (5, 6)]):  # the cells that hold image
         valid = plain["valid"][i]
         assert len(found[i]) == int(valid.sum()) > 5
-        assert found[i].logits.shape == (len(found[i]), rows, columns)
-        assert found[i].logits.dtype == np.float16
+        assert found[i].coefficients.shape == (len(found[i]), 3)
+        assert found[i].prototypes.shape == (3, rows, columns)
+        assert found[i].prototypes.dtype == np.float16
+        logits = np.tensordot(found[i].coefficients, found[i].prototypes.astype(np.float32), 1)
         for row, cell in enumerate(plain["cells"][i][valid].tolist()):
             expected = torch.einsum("k,khw->hw", raw["coefficients"][i, cell], raw["prototypes"][i])
-            assert np.allclose(found[i].logits[row], expected[:rows, :columns].numpy(), atol=2e-3)
+            assert np.allclose(logits[row], expected[:rows, :columns].numpy(), atol=2e-3)
     of_boxes = head.detection.finish(plain, geometries)
     assert np.array_equal(found[1].boxes, of_boxes[1].boxes)
     assert np.array_equal(found[1].scores, of_boxes[1].scores)
     assert (found[1].geometry, found[1].stride) == (geometries[1], 4)
 
 
-def test_logits_of_any_size_and_images_without_objects():
+def test_prototypes_of_any_size_and_images_without_objects():
     head = DenseInstance(SPECS, classes=["a"], levels=("p3", "pixels"), prototypes=1)
     decoded = {
         "boxes": torch.tensor([[[0.0, 0, 16, 8]], [[0, 0, 0, 0]]]),
@@ -239,12 +242,36 @@ def test_logits_of_any_size_and_images_without_objects():
         "labels": torch.zeros(2, 1, dtype=torch.long),
         "valid": torch.tensor([[True], [False]]),
         "coefficients": torch.full((2, 1, 1), 1e4),
-        "prototypes": torch.tensor([-1e3, -1e3, 1e3, 1e3]).repeat(2, 1, 2, 1),
+        "prototypes": torch.tensor([-1e9, -1e9, 1e9, 1e9]).repeat(2, 1, 2, 1),
     }
     first, second = head.finish(decoded, [Geometry((8, 16), (8, 16), (1.0, 1.0))] * 2)
     assert first.mask(0).all(axis=0).tolist() == [False] * 8 + [True] * 8
     assert len(second) == 0
-    assert second.logits.shape == (0, 2, 4)
+    assert second.coefficients.shape == (0, 1)
+    assert second.prototypes.shape == (1, 2, 4)
+
+
+def test_only_cells_that_hold_image_leave_the_device(monkeypatch):
+    head = DenseInstance(SPECS, classes=["a"], levels=("p3", "pixels"), prototypes=2)
+    decoded = {
+        "boxes": torch.zeros(2, 3, 4),
+        "scores": torch.ones(2, 3),
+        "labels": torch.zeros(2, 3, dtype=torch.long),
+        "valid": torch.tensor([[True, True, False], [True, False, False]]),
+        "coefficients": torch.ones(2, 3, 2),
+        "prototypes": torch.ones(2, 2, 8, 8),
+    }
+    sent = {}
+    monkeypatch.setattr(
+        "visionkit.heads.masks.host_arrays", lambda tensors: sent.update(tensors) or host_arrays(tensors)
+    )
+    found = head.finish(decoded, [Geometry((9, 17), (9, 17), (1.0, 1.0)), Geometry((15, 8), (15, 8), (1.0, 1.0))])
+    assert {name: tuple(value.shape) for name, value in sent.items()} == {
+        "coefficients": (2, 3, 2),
+        "prototypes": (2, 2, 4, 5),
+    }
+    assert [one.prototypes.shape for one in found] == [(2, 3, 5), (2, 4, 2)]
+    assert [one.coefficients.shape for one in found] == [(2, 2), (1, 2)]
 
 
 def test_the_parts_of_the_detector_keep_their_names():

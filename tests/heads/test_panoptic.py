@@ -30,7 +30,8 @@ def merged(semantic, *objects, **options) -> PanopticMap:
         boxes,
         np.array([score for score, *_ in objects], np.float32),
         np.array([label for _, label, *_ in objects], np.int64),
-        np.ones((len(objects), *SIZE), np.float32),
+        np.ones((len(objects), 1), np.float32),
+        np.ones((1, *SIZE), np.float32),
         Geometry(SIZE, SIZE, (1.0, 1.0)),
         1.0,
     )

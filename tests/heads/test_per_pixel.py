@@ -23,7 +23,7 @@ def features(images=2, size=64):
 
 def criterion(**options):
     options = {"hardest": 1.0, "class_weights": None, "auxiliary": None, **options}
-    return PixelLoss("Head", SPECS, classes=2, **options)
+    return PixelLoss("Head", SPECS, classes=("a", "b"), **options)
 
 
 def test_losses_are_divided_by_the_total_of_labelled_pixels():
@@ -53,6 +53,36 @@ def test_labels_of_unknown_images_may_be_anything():
     targets = Targets(sizes=torch.tensor([[2, 2]] * 2), known=known, semantic=semantic)
     losses = criterion(class_weights=[1.0, 3.0])(torch.zeros(2, 2, 2, 2), 1, {}, targets)
     assert float(losses["cross_entropy"]) == pytest.approx(3 * LOG2)
+
+
+def test_class_weights_are_given_by_name_or_in_order():
+    semantic = torch.tensor([[[0, 1], [1, 1]]], dtype=torch.uint8)
+    targets = Targets(sizes=torch.tensor([[2, 2]]), semantic=semantic)
+    for weights, wanted in (({"b": 3.0}, 10 / 4), ([1.0, 3.0], 10 / 4), ({}, 1.0), (None, 1.0), ([2, 0.5], 3.5 / 4)):
+        losses = criterion(class_weights=weights)(torch.zeros(1, 2, 2, 2), 1, {}, targets)
+        assert float(losses["cross_entropy"]) == pytest.approx(wanted * LOG2)
+
+
+def test_the_factors_are_taken_out_of_the_logits_again():
+    """Where the weighted cross-entropy is least, the corrected logits tell how often each class is."""
+    loss = criterion(class_weights={"a": 0.1, "b": 1.5})
+    semantic = torch.tensor([[[0, 0], [0, 1]]], dtype=torch.uint8)
+    trained = torch.tensor([0.1 * 3 / 4, 1.5 * 1 / 4]).log()[None, :, None, None].expand(1, 2, 2, 2)
+    logits = trained.clone().requires_grad_()
+    loss(logits, 1, {}, Targets(sizes=torch.tensor([[2, 2]]), semantic=semantic))["cross_entropy"].backward()
+    assert logits.grad.sum((2, 3)).abs().max() < 1e-6
+    torch.testing.assert_close(loss.corrected(trained).softmax(1)[0, :, 0, 0], torch.tensor([0.75, 0.25]))
+    assert criterion().corrected(trained) is trained
+
+
+@pytest.mark.parametrize("make", HEADS)
+def test_what_is_decoded_is_corrected_and_what_is_trained_is_not(make):
+    torch.manual_seed(0)
+    head = make(SPECS, classes=["a", "b", "c"], class_weights={"b": 4.0}).eval()
+    raw = head(features(), torch.tensor([[64, 64]] * 2))
+    decoded = head.decode(raw, torch.tensor([[64, 64]] * 2))["logits"]
+    torch.testing.assert_close(raw - decoded, torch.tensor([0.0, math.log(4), 0.0])[:, None, None].expand_as(raw))
+    assert not [name for name in head.state_dict() if "class_weights" in name]
 
 
 def test_the_auxiliary_branch_learns_the_same_labels_by_cross_entropy():
@@ -115,11 +145,14 @@ def test_a_training_step_is_one_graph(make):
         ({"classes": [str(k) for k in range(256)]}, "256 classes, but a map's values hold 255; merge some"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
         ({"hardest": 0.0}, "hardest=0.0: a share above 0 and at most 1"),
-        ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1.0, 2.0\]: 3 factors of at least 0"),
-        ({"class_weights": [1.0, 2.0, -1.0]}, "3 factors of at least 0"),
+        ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1.0, 2.0\]: 3 factors above 0 are wanted, a class each"),
+        ({"class_weights": [1.0, 2.0, 0.0]}, "3 factors above 0"),
+        ({"class_weights": {"b": float("inf")}}, "3 factors above 0"),
+        ({"classes": ["road", "sky", "sea"], "class_weights": {"raod": 2.0}},
+         r"class_weights.raod: no such class \(did you mean 'road'\?\); it knows road, sky, sea"),
         ({"auxiliary": "c3"}, "auxiliary=c3: there are only the levels c2, c4, c5, pixels"),
     ],
-)
+)  # fmt: skip
 def test_wrong_values_are_refused(make, options, said):
     with pytest.raises(ConfigError, match=f"^{make.__name__}.*{said}"):
         make(SPECS, **{"classes": ["a", "b", "c"], **options})

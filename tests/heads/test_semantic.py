@@ -51,13 +51,13 @@ def test_a_negative_depth_is_refused():
 @pytest.mark.parametrize(
     ("typed", "wanted", "levels"),
     [
-        ([], SemanticSegmentation, ("pixels",)),
+        ([], SemanticSegmentation, ("pixels", "c4")),
         (["semantic_head=fcn", "neck=none"], FCN, ("c5", "c4")),
         (["semantic_head=deeplabv3plus", "neck=none"], DeepLabV3Plus, ("c2", "c5", "c4")),
     ],
 )
 def test_the_head_is_chosen_by_configuration(typed, wanted, levels):
-    cfg = compose("train", ["task=semantic", "head.semantic.hardest=0.5", *typed])
+    cfg = compose("train", ["task=semantic", "data=masks", "data.root=/x", "head.semantic.hardest=0.5", *typed])
     specs = {f"c{k}": FeatureSpec(16, 2**k) for k in range(2, 6)} | {"pixels": FeatureSpec(16, 4)}
     head = build(cfg.head.semantic)(specs, classes=["a", "b"])
     assert type(head) is wanted

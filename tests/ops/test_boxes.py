@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from visionkit.ops import boxes as box_ops
 
@@ -94,29 +96,118 @@ def test_distances_and_boxes_are_inverse():
     assert torch.equal(box_ops.distances_to_boxes(points, distances), boxes)
 
 
-@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
-def test_suppression_equals_torchvision(threshold):
-    boxes = random_boxes(300, 4)
-    generator = torch.Generator().manual_seed(5)
-    scores, labels = torch.rand(300, generator=generator), torch.randint(0, 4, (300,), generator=generator)
-    kept = box_ops.non_maximum_suppression(boxes, scores, labels, threshold)
-    assert torch.equal(kept, torchvision.ops.batched_nms(boxes, scores, labels, threshold))
-    assert 20 < len(kept) < 300
+# ---------------------------------------------------------------------------------------------------- suppression
+BOTH = pytest.mark.parametrize("suppress", [box_ops.suppressed_in_turn, box_ops.suppressed_together])
 
 
-def test_suppression_is_per_class_best_first_and_takes_no_box():
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 10]])
-    scores = torch.tensor([0.5, 0.9, 0.7])
-    kept = box_ops.non_maximum_suppression(boxes, scores, torch.tensor([0, 0, 1]), 0.5)
-    assert kept.tolist() == [1, 2]
-    empty = box_ops.non_maximum_suppression(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), 0.5)
-    assert empty.shape == (0,)
-    assert empty.dtype == torch.int64
+def one_by_one(boxes, labels, candidates, threshold):
+    """What greedy suppression is, box by box in float64, for one image."""
+    kept = []
+    for row in np.flatnonzero(candidates.numpy()).tolist():
+        better = [other for other in kept if labels[other] == labels[row]]
+        overlaps = box_ops.iou(boxes[row].double(), boxes[better].double())
+        if not (overlaps > threshold).any():
+            kept.append(row)
+    return kept
 
 
-def test_the_number_of_a_class_does_not_change_what_is_suppressed():
+def crowded(images, rows, seed=4, classes=4):
+    """Boxes (B, K, 4) with duplicates, on a coarse grid, so that many overlaps are alike; labels and candidates."""
+    generator = torch.Generator().manual_seed(seed)
+    boxes = random_boxes(images * rows, seed).view(images, rows, 4)
+    boxes[:, ::3] = boxes[:, ::3].round()
+    boxes[:, 1::7] = boxes[:, :1]
+    labels = torch.randint(0, classes, (images, rows), generator=generator)
+    return boxes, labels, torch.rand(images, rows, generator=generator) < 0.9
+
+
+@BOTH
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
+def test_suppression_is_greedy_within_each_class_of_each_image(suppress, threshold):
+    boxes, labels, candidates = crowded(3, 150)
+    keep = suppress(boxes, labels, candidates, threshold)
+    assert keep.dtype == torch.bool
+    for i in range(3):
+        assert keep[i].nonzero()[:, 0].tolist() == one_by_one(boxes[i], labels[i], candidates[i], threshold)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_both_ways_to_suppress_keep_the_same_boxes_as_torchvision(seed):
+    boxes, labels, candidates = crowded(4, 400, seed, classes=1 + 3 * seed)
+    boxes = boxes * (0.1, 1.0, 6.4)[seed % 3]
+    threshold = (0.3, 0.5, 0.7)[seed % 3]
+    together = box_ops.suppressed_together(boxes, labels, candidates, threshold)
+    assert torch.equal(together, box_ops.suppressed_in_turn(boxes, labels, candidates, threshold))
+    assert torch.equal(together, box_ops.non_maximum_suppression(boxes, labels, candidates, threshold))
+    for i in range(4):
+        rows = candidates[i].nonzero()[:, 0]
+        falling = torch.arange(len(rows), 0, -1.0)
+        kept = torchvision.ops.batched_nms(boxes[i][rows].double(), falling.double(), labels[i][rows], threshold)
+        assert together[i].nonzero()[:, 0].tolist() == rows[kept].tolist()
+        assert 20 < len(kept) < len(rows)
+
+
+@BOTH
+@pytest.mark.parametrize("length", [2, 3, 9, 10, 64])
+def test_of_a_chain_of_overlaps_every_other_box_stays(suppress, length):
+    # Each box overlaps its neighbours alone, so what is kept is settled one box after the other.
+    x = torch.arange(length) * 4.0
+    boxes = torch.stack([x, torch.zeros(length), x + 10, torch.full((length,), 10.0)], -1)[None]
+    labels, every = torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool)
+    assert suppress(boxes, labels, every, 0.4).nonzero()[:, 1].tolist() == list(range(0, length, 2))
+    # Without the first one the others take its place.
+    every[0, 0] = False
+    assert suppress(boxes, labels, every, 0.4).nonzero()[:, 1].tolist() == list(range(1, length, 2))
+
+
+@BOTH
+def test_duplicates_empty_boxes_and_overlaps_of_just_the_threshold(suppress):
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 9], [3, 3, 3, 9], [0, 0, 0, 0]]])
+    every = torch.ones(1, 6, dtype=torch.bool)
+    alike = torch.zeros(1, 6, dtype=torch.long)
+    assert suppress(boxes, alike, every, 0.5).tolist() == [[True, False, True, True, True, True]]
+    assert suppress(boxes, alike, every, 0.4999).tolist() == [[True, False, False, True, True, True]]
+    assert suppress(boxes, torch.arange(6)[None], every, 0.1).all()
+    assert not suppress(boxes, alike, ~every, 0.5).any()
+    for shape in ((2, 0), (0, 3), (0, 0)):
+        nothing = torch.zeros(shape, dtype=torch.long)
+        assert suppress(torch.zeros(*shape, 4), nothing, nothing.bool(), 0.5).shape == shape
+
+
+@BOTH
+def test_the_number_of_a_class_does_not_change_what_is_suppressed(suppress):
     # IoU 0.5 + 6e-5 against a threshold of 0.5: shifting by a large class number in float32 would round it away.
-    boxes = torch.tensor([[0.1, 0.1, 20.1, 10.1], [0.1, 0.1, 10.1012, 10.1]])
-    scores = torch.tensor([0.9, 0.8])
+    boxes = torch.tensor([[[0.1, 0.1, 20.1, 10.1], [0.1, 0.1, 10.1012, 10.1]]])
+    every = torch.ones(1, 2, dtype=torch.bool)
     for label in (0, 79, 999, 100_000):
-        assert box_ops.non_maximum_suppression(boxes, scores, torch.full((2,), label), 0.5).tolist() == [0]
+        assert suppress(boxes, torch.full((1, 2), label), every, 0.5).tolist() == [[True, False]]
+
+
+def test_overlaps_are_made_within_the_bytes_allowed(monkeypatch):
+    boxes, labels, candidates = crowded(5, 40)
+    whole = box_ops.suppressed_together(boxes, labels, candidates, 0.5)
+    sizes, original = [], box_ops._hit_by_better
+    monkeypatch.setattr(box_ops, "_hit_by_better", lambda part, *args: sizes.append(len(part)) or original(part, *args))
+    for most_bytes, expected in ((1, [1] * 5), (2 * 8 * 40 * 40, [2, 2, 1]), (1 << 30, [5])):
+        sizes.clear()
+        assert torch.equal(box_ops.suppressed_together(boxes, labels, candidates, 0.5, most_bytes), whole)
+        assert sizes == expected
+
+
+class _Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += any(part in str(func) for part in ("aten.equal", "_local_scalar_dense", "nonzero"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_images_together_are_waited_for_once():
+    boxes, labels, candidates = crowded(8, 100)
+    with _Waits() as watch:
+        box_ops.suppressed_together(boxes, labels, candidates, 0.7)
+    assert watch.count == 1

@@ -39,7 +39,7 @@ GEOMETRIES = {
 def test_equals_plain_bilinear_interpolation(name):
     geometry, stride = GEOMETRIES[name]
     logits = torch.randn(5, 12, 12, generator=torch.Generator().manual_seed(0))
-    classes, scores = original_classes(logits, geometry, stride, keep_scores=True)
+    ((classes, scores),) = original_classes(logits[None], [geometry], stride, keep_scores=True)
     wanted = by_hand(logits, geometry, stride)
     assert classes.dtype == np.uint8
     assert classes.shape == geometry.original
@@ -53,8 +53,8 @@ def test_equals_plain_bilinear_interpolation(name):
 
 def test_the_edge_between_two_cells_by_hand():
     # Centres at 2 and 6; class 0 leads by 3 there and trails by 1 here: equal at 2 + 3/4 * 4 = 5.
-    logits = torch.tensor([[[3.0, -1.0]], [[0.0, 0.0]]])
-    classes, scores = original_classes(logits, Geometry((1, 8), (1, 8), (1.0, 1.0)), 4)
+    logits = torch.tensor([[[[3.0, -1.0]], [[0.0, 0.0]]]])
+    ((classes, scores),) = original_classes(logits, [Geometry((1, 8), (1, 8), (1.0, 1.0))], 4)
     assert classes.tolist() == [[0, 0, 0, 0, 0, 1, 1, 1]]
     assert scores is None
 
@@ -65,13 +65,13 @@ def test_cells_without_image_are_never_read():
     logits[1, 3:] = torch.inf
     logits[1, :, 5:] = torch.inf
     geometry = Geometry((10, 18), (10, 18), (1.0, 1.0))  # the last cells hold 2 of their 4 pixels
-    assert not original_classes(logits, geometry, 4)[0].any()
+    assert not original_classes(logits[None], [geometry], 4)[0][0].any()
 
 
 def test_strips_are_the_same_as_one_piece_and_stay_small(monkeypatch):
-    logits = torch.randn(7, 10, 12)
+    logits = torch.randn(1, 7, 10, 12)
     geometry = Geometry((101, 130), (40, 48), (40 / 101, 48 / 130))
-    whole = original_classes(logits, geometry, 4, keep_scores=True)
+    (whole,) = original_classes(logits, [geometry], 4, keep_scores=True)
     sizes, original = [], resample.F.grid_sample
 
     def watched(*args, **options):
@@ -81,13 +81,36 @@ def test_strips_are_the_same_as_one_piece_and_stay_small(monkeypatch):
     monkeypatch.setattr(resample.F, "grid_sample", watched)
     for rows in (1, 9):
         sizes.clear()
-        strips = original_classes(logits, geometry, 4, keep_scores=True, most_bytes=rows * 7 * 130 * 4)
+        (strips,) = original_classes(logits, [geometry], 4, keep_scores=True, most_bytes=rows * 7 * 130 * 4)
         assert all(np.array_equal(one, other) for one, other in zip(whole, strips, strict=True))
         assert max(sizes) == rows * 7 * 130 * 4
         assert len(sizes) == -(-101 // rows)
 
 
 def test_half_precision_and_255_classes():
-    logits = torch.eye(255)[:, :, None].bfloat16() * 9
-    classes, _ = original_classes(logits, Geometry((255, 1), (255, 1), (1.0, 1.0)), 1)
+    logits = torch.eye(255)[None, :, :, None].bfloat16() * 9
+    ((classes, _),) = original_classes(logits, [Geometry((255, 1), (255, 1), (1.0, 1.0))], 1)
     assert classes[:, 0].tolist() == list(range(255))
+
+
+@pytest.mark.parametrize("keep_scores", [False, True])
+def test_images_of_a_batch_are_answered_in_their_order_each_as_if_alone(keep_scores):
+    logits = torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    one, other, third = (GEOMETRIES[name][0] for name in ("as it is", "enlarged, odd", "cropped"))
+    geometries = [one, other, one, third, one]
+    found = original_classes(logits, geometries, 4, keep_scores=keep_scores)
+    for i, geometry in enumerate(geometries):
+        ((classes, scores),) = original_classes(logits[i : i + 1], [geometry], 4, keep_scores=keep_scores)
+        assert np.array_equal(found[i][0], classes)
+        assert np.array_equal(found[i][1], scores) if keep_scores else found[i][1] is None
+    assert original_classes(logits[:0], [], 4) == []
+
+
+def test_several_images_in_one_piece_are_each_as_if_alone():
+    logits = torch.randn(3, 5, 10, 12, generator=torch.Generator().manual_seed(0))
+    y, x = torch.linspace(-0.9, 0.9, 31), torch.linspace(-0.95, 0.9, 45)
+    classes, scores = resample._resampled(logits, y, x, True, 1 << 20)
+    for i in range(3):
+        alone, alone_scores = resample._resampled(logits[i : i + 1], y, x, True, 1 << 20)
+        assert torch.equal(classes[i], alone[0])
+        assert torch.equal(scores[i], alone_scores[0])

@@ -83,7 +83,7 @@ def test_training_enlarges_as_prediction_does():
     logits = torch.randn(1, 6, 8, 13)
     size = (30, 50)  # no multiple of the stride
     trained = enlarged(logits, 4, size)
-    predicted, scores = original_classes(logits[0], Geometry(size, size, (1.0, 1.0)), 4, keep_scores=True)
+    predicted, scores = original_classes(logits, [Geometry(size, size, (1.0, 1.0))], 4, keep_scores=True)[0]
     assert trained.shape == (1, 6, *size)
     assert (trained[0].argmax(0).numpy() == predicted).mean() > 0.999
     assert torch.allclose(trained[0].softmax(0), torch.from_numpy(scores).float(), atol=2e-3)

@@ -139,6 +139,7 @@ def instances(*masks: np.ndarray, labels: tuple[int, ...], score: float = 0.9) -
         np.array(boxes, np.float32),
         np.full(len(masks), score, np.float32),
         np.array(labels, np.int64),
+        np.eye(len(masks), dtype=np.float32),
         np.where(np.stack(masks), 4.0, -4.0).astype(np.float32),
         Geometry(size, size, (1.0, 1.0)),
         stride=1.0,

@@ -59,7 +59,8 @@ def shown(index: int) -> Shown:
         "detection": Detections(**row),
         "instance": Instances(
             **row,
-            logits=np.where(mask, 3.0, -3.0)[None].astype(np.float32),
+            coefficients=np.ones((1, 1), np.float32),
+            prototypes=np.where(mask, 3.0, -3.0)[None].astype(np.float32),
             geometry=Geometry(SIZE, SIZE, (1, 1)),
             stride=1,
         ),

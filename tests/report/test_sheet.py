@@ -88,7 +88,8 @@ def test_masks_are_fitted_with_their_images() -> None:
     logits = np.where(mask, 5.0, -5.0).astype(np.float32)[None]
     # On a canvas twice as large with an offset, at a stride of 2: the grid's cells are the image's pixels.
     geometry = Geometry((100, 200), (204, 408), (2.0, 2.0), (0.0, 0.0))
-    prediction = Instances(boxes, np.ones(1, np.float32), np.zeros(1, np.int64), logits, geometry, 2.0).encoded()
+    one = np.ones(1, np.float32)
+    prediction = Instances(boxes, one, np.zeros(1, np.int64), one[None], logits, geometry, 2.0).encoded()
     rle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
     truth = Labels(size=(100, 200), boxes=boxes.astype(np.float64), labels=np.zeros(1, np.int64), masks=(rle,))
     image, fitted, labels = _fitted(GREY, prediction, truth, 100)

@@ -68,8 +68,10 @@ class ClassMap:
         changed: dict[str, Any] = {}
         if kept.labels is not None:
             changed["labels"] = self._objects[kept.labels]
-            if kept.known_classes is not None:
-                changed["known_classes"] = _moved(kept.known_classes, self._objects, self.counts[0])
+        if kept.known_classes is not None:  # of boxes; without them it says nothing
+            has_boxes = kept.labels is not None
+            known = _moved(kept.known_classes, self._objects, self.counts[0]) if has_boxes else None
+            changed["known_classes"] = known
         if kept.class_scores is not None:
             changed["class_scores"] = _moved(kept.class_scores, self._images, self.counts[1])
         if kept.semantic is not None:

@@ -291,7 +291,11 @@ class _Run:
         split = self.cfg.data.splits[role] if role else "none"
         write_evaluation(result, self.folder, split=split)
         _write_report(self.folder, result, cast(VisionModel, trainer.ema.model), self.judging[role] if role else None)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in result.numbers.items() if not math.isnan(value))
+        shown = "  ".join(
+            f"{name} {value:.4f}"
+            for name, value in result.numbers.items()
+            if not math.isnan(value) and name.count("/") == 1  # those of single classes are in metrics.json
+        )
         LOGGER.info(f"{split}: {shown}")
         LOGGER.info(f"{trainer.tracker.training_seconds:.1f} s of training; everything is in {self.folder}")
         low = [name for name in self.selector.references if result.numbers.get(name, 1.0) < _LEARNED_NOTHING]

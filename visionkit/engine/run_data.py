@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from visionkit.build import build_reader, label_fields
+from visionkit.build import build_reader, head_levels, label_fields
+from visionkit.config import build
 from visionkit.data import Augment, EvaluationSet, Mosaic, TrainingSet, evaluation_loader
 from visionkit.data.readers.first import First
 from visionkit.data.readers.single import SingleObject
@@ -51,6 +52,8 @@ def choose_heads(cfg: DictConfig, reader: Reader) -> None:
         cfg.heads = [name for name, node in cfg.head.items() if label_fields([node]) <= reader.fields]
         if not cfg.heads:
             raise ConfigError(f"heads: no head learns from {', '.join(sorted(reader.fields)) or 'no labels at all'}")
+        if not any(level.startswith("p") for level in head_levels(build(cfg.head[name]) for name in cfg.heads)):
+            cfg.model.neck = None  # none of them reads what a neck makes
     cfg.head = {name: cfg.head[name] for name in cfg.heads}
     needs = label_fields(cfg.head.values())
     lacking = sorted(needs - answered(reader, cfg.data, needs).fields)

@@ -15,6 +15,7 @@ from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.losses import distribution_focal, quality_focal
+from visionkit.ops.transfer import host_arrays
 from visionkit.predictions import Detections
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -198,16 +199,11 @@ class DenseDetection(nn.Module):
         boxes = self._boxes(self._by_edge(distances), points[cell], strides[cell])
         limit = sizes.flip(-1).to(boxes)[:, None].repeat(1, 1, 2)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
-        kept = boxes.new_zeros((len(boxes), min(self.most, boxes.shape[1])), dtype=torch.long)
-        valid = torch.zeros_like(kept, dtype=torch.bool)
-        for i in range(len(boxes)):
-            keep = torch.nonzero(best[i] > self.score_threshold)[:, 0]
-            survivors = box_ops.non_maximum_suppression(
-                boxes[i][keep], best[i][keep], labels[i][keep], self.iou_threshold
-            )
-            keep = keep[survivors][: kept.shape[1]]
-            kept[i, : len(keep)] = keep
-            valid[i, : len(keep)] = True
+        keep = box_ops.non_maximum_suppression(boxes, labels, best > self.score_threshold, self.iou_threshold)
+        # The kept ones come first, in their order; where nothing is left the first candidate is repeated.
+        kept = keep.byte().sort(dim=1, descending=True, stable=True).indices[:, : self.most]
+        valid = keep.gather(1, kept)
+        kept = torch.where(valid, kept, 0)
         return {
             "boxes": boxes.gather(1, kept[..., None].expand(-1, -1, 4)),
             "scores": best.gather(1, kept),
@@ -218,7 +214,7 @@ class DenseDetection(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Detections]:
         """Detections in original pixels, best first."""
-        arrays = {name: value.cpu().numpy() for name, value in decoded.items()}
+        arrays = host_arrays(decoded)
         results = []
         for i, geometry in enumerate(geometries):
             valid = arrays["valid"][i]

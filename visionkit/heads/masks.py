@@ -15,11 +15,12 @@ from visionkit.blocks import ConvNorm, rounded
 from visionkit.errors import ConfigError
 from visionkit.heads.dense import DenseDetection, SharedTower
 from visionkit.ops import masks as mask_ops
+from visionkit.ops.transfer import host_arrays
 from visionkit.predictions import Instances
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
 _LARGEST = 6e4
-"""Of logits in float16; beyond is infinity, and the mean of two infinities is no number."""
+"""Of prototypes in float16; beyond is infinity, and what infinities add up to is no number."""
 
 
 class DenseInstance(nn.Module):
@@ -156,25 +157,24 @@ class DenseInstance(nn.Module):
         }
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Instances]:
-        """Instances in original pixels, best first."""
+        """Instances in original pixels, best first; those of a batch share the memory of their prototypes."""
+        cells = [tuple(math.ceil(side / self.stride) for side in geometry.size) for geometry in geometries]
+        height, width = (max(sides, default=0) for sides in zip(*cells, strict=True))
+        prototypes = decoded["prototypes"][:, :, :height, :width].clamp(-_LARGEST, _LARGEST).half()
+        arrays = host_arrays({"coefficients": decoded["coefficients"], "prototypes": prototypes})
         boxes = {name: decoded[name] for name in ("boxes", "scores", "labels", "valid")}
-        results = []
-        for i, (geometry, found) in enumerate(zip(geometries, self.detection.finish(boxes, geometries), strict=True)):
-            height, width = (math.ceil(side / self.stride) for side in geometry.size)
-            prototypes = decoded["prototypes"][i, :, :height, :width]
-            coefficients = decoded["coefficients"][i, : len(found)]
-            logits = (coefficients @ prototypes.flatten(1)).view(len(found), *prototypes.shape[1:])
-            results.append(
-                Instances(
-                    boxes=found.boxes,
-                    scores=found.scores,
-                    labels=found.labels,
-                    logits=logits.clamp(-_LARGEST, _LARGEST).half().cpu().numpy(),
-                    geometry=geometry,
-                    stride=self.stride,
-                )
+        return [
+            Instances(
+                boxes=found.boxes,
+                scores=found.scores,
+                labels=found.labels,
+                coefficients=arrays["coefficients"][i, : len(found)],
+                prototypes=arrays["prototypes"][i, :, : cells[i][0], : cells[i][1]],
+                geometry=geometries[i],
+                stride=self.stride,
             )
-        return results
+            for i, found in enumerate(self.detection.finish(boxes, geometries))
+        ]
 
     def _mask_loss(
         self,

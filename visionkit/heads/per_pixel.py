@@ -148,7 +148,5 @@ def semantic_maps(
     logits: Tensor, geometries: Sequence[Geometry], stride: int, *, keep_scores: bool
 ) -> list[SemanticMap]:
     """(B, C, h, w) logits -> a map an image, in original pixels; see `original_classes`."""
-    return [
-        SemanticMap(*original_classes(logits[i], geometry, stride, keep_scores=keep_scores))
-        for i, geometry in enumerate(geometries)
-    ]
+    maps = original_classes(logits, geometries, stride, keep_scores=keep_scores)
+    return [SemanticMap(classes, scores) for classes, scores in maps]

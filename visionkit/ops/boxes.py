@@ -8,6 +8,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+MOST_BYTES = 64 << 20
+"""Of overlaps of boxes that are held at a time, where all are made at once."""
+_ROUNDS = 4
+"""Of suppression between two looks at whether it is done: a look makes the host wait, a round costs hardly more."""
+
 
 def area(boxes: Tensor) -> Tensor:
     """(…, 4) -> (…): areas, 0 for inverted boxes."""
@@ -62,15 +67,72 @@ def boxes_to_distances(points: Tensor, boxes: Tensor) -> Tensor:
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
 
 
-def non_maximum_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
-    """Indices of the (N, 4) boxes that no better-scored box of the same label overlaps above `threshold`, best first.
+def non_maximum_suppression(boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float) -> Tensor:
+    """Say which boxes no better kept one of the same label overlaps above `threshold`: greedy suppression.
+
+    Both ways of doing it keep the same boxes; overlaps are float64 in both.
+
+    Args:
+        boxes: (B, K, 4) of B images, the best first.
+        labels: (B, K) int64.
+        candidates: (B, K) bool, the boxes that take part; others are not kept and suppress nothing.
+        threshold: of IoU.
+
+    Returns:
+        (B, K) bool.
+    """
+    if boxes.device.type == "cuda":
+        return suppressed_together(boxes, labels, candidates, threshold)
+    return suppressed_in_turn(boxes.cpu(), labels.cpu(), candidates.cpu(), threshold).to(boxes.device)
+
+
+def suppressed_in_turn(boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float) -> Tensor:
+    """As `non_maximum_suppression`, image by image and box by box: cheapest on a CPU.
 
     Classes are told apart by shifting their boxes; in float64, because in float32 the shift would eat the fraction of a
     pixel and make an image's result depend on the number of classes.
     """
-    if boxes.numel() == 0:
-        return boxes.new_zeros(0, dtype=torch.long)
-    wide = boxes.double()
-    shift = labels.to(wide) * (wide.max() - wide.min() + 1.0)
-    kept: Tensor = torchvision.ops.nms(wide + shift[:, None], scores.double(), threshold)
-    return kept
+    keep = torch.zeros_like(candidates)
+    for i in range(len(boxes)):
+        rows = torch.nonzero(candidates[i])[:, 0]
+        if len(rows):
+            wide = boxes[i][rows].double()
+            shift = labels[i][rows].to(wide) * (wide.max() - wide.min() + 1.0)
+            falling = torch.arange(len(rows), 0, -1, dtype=torch.float64)
+            keep[i, rows[torchvision.ops.nms(wide + shift[:, None], falling, threshold)]] = True
+    return keep
+
+
+def suppressed_together(
+    boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float, most_bytes: int = MOST_BYTES
+) -> Tensor:
+    """As `non_maximum_suppression`, all images and boxes at once: a GPU is asked little and seldom waited for.
+
+    A box is kept if no better one that is kept overlaps it. Said over and over of all boxes this settles them from the
+    best down, and once it changes nothing it is what suppression in turn keeps.
+
+    `most_bytes`: of the (b, K, K) float64 overlaps that are made at a time; at least one image's are.
+    """
+    images, rows = labels.shape
+    step = max(1, most_bytes // max(1, 8 * rows * rows))
+    hit = torch.empty((images, rows, rows), dtype=torch.bool, device=boxes.device)
+    for first in range(0, images, step):
+        part = slice(first, first + step)
+        hit[part] = _hit_by_better(boxes[part].double(), labels[part], threshold)
+    keep = candidates
+    while True:
+        for _ in range(_ROUNDS):
+            before, keep = keep, candidates & ~(hit & keep[:, None]).any(2)
+        if torch.equal(before, keep):
+            return keep
+
+
+def _hit_by_better(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """(b, K, K) bool: is the box of the row of the same label as the better one of the column, and overlaps it?"""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    areas = (x2 - x1) * (y2 - y1)
+    width = torch.minimum(x2[:, :, None], x2[:, None]).sub_(torch.maximum(x1[:, :, None], x1[:, None])).clamp_(min=0)
+    height = torch.minimum(y2[:, :, None], y2[:, None]).sub_(torch.maximum(y1[:, :, None], y1[:, None])).clamp_(min=0)
+    inter = width.mul_(height)
+    union = torch.add(areas[:, :, None], areas[:, None], out=height).sub_(inter)
+    return (inter.div_(union) > threshold).logical_and_(labels[:, :, None] == labels[:, None]).tril_(-1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from visionkit.ops.transfer import host_buffer, wait
 from visionkit.structures import Geometry
 
 MOST_BYTES = 64 << 20
@@ -16,39 +18,68 @@ MOST_BYTES = 64 << 20
 
 
 def original_classes(
-    logits: Tensor, geometry: Geometry, stride: int, *, keep_scores: bool = False, most_bytes: int = MOST_BYTES
-) -> tuple[np.ndarray, np.ndarray | None]:
+    logits: Tensor,
+    geometries: Sequence[Geometry],
+    stride: int,
+    *,
+    keep_scores: bool = False,
+    most_bytes: int = MOST_BYTES,
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """Say the best class of every original pixel, from logits interpolated bilinearly between the cells' centres.
 
     Only cells that hold image are read; beyond the outermost of their centres, and where the image was cropped, the
-    nearest one speaks. Rows are made in strips, on the logits' device.
+    nearest one speaks. Images that lie on their canvases alike are made together, large ones in strips of rows, on the
+    logits' device, and the host waits once for all of them.
 
     Args:
-        logits: (C, h, w) float, C at most 255; the first cell's corner is the canvas's.
-        geometry: how the image lies on the canvas.
+        logits: (B, C, h, w) float, C at most 255; the first cell's corner is the canvas's.
+        geometries: how the images lie on their canvases.
         stride: canvas pixels of a cell.
         keep_scores: also give the classes' probabilities.
-        most_bytes: of a strip's logits; at least one row is made at a time.
+        most_bytes: of the logits in original pixels that are held at a time; at least one row is made at a time.
 
     Returns:
-        classes (H, W) uint8, and the probabilities (C, H, W) float16 or None.
+        an image each: classes (H, W) uint8, and the probabilities (C, H, W) float16 or None.
     """
-    height, width = geometry.original
-    rows, row_cells = _cells(geometry, 0, stride, logits.shape[1])
-    columns, column_cells = _cells(geometry, 1, stride, logits.shape[2])
-    used = logits[None, :, :row_cells, :column_cells].float()
-    x = columns.to(used)
-    step = max(1, most_bytes // (4 * len(logits) * width))
-    classes = np.empty((height, width), np.uint8)
-    scores = np.empty((len(logits), height, width), np.float16) if keep_scores else None
-    for first in range(0, height, step):
-        y = rows[first : first + step].to(used)
-        grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)
-        strip = F.grid_sample(used, grid[None], mode="bilinear", align_corners=False)[0]
+    alike: dict[Geometry, list[int]] = {}
+    for i, geometry in enumerate(geometries):
+        alike.setdefault(geometry, []).append(i)
+    results: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    for geometry, images in alike.items():
+        rows, row_cells = _cells(geometry, 0, stride, logits.shape[2])
+        columns, column_cells = _cells(geometry, 1, stride, logits.shape[3])
+        y, x = (places.to(logits.device, torch.float32) for places in (rows, columns))
+        # On a CPU several images at once gain nothing.
+        step = 1 if logits.device.type == "cpu" else max(1, most_bytes // (4 * logits.shape[1] * len(y) * len(x)))
+        for first in range(0, len(images), step):
+            chosen = images[first : first + step]
+            used = torch.stack([logits[i, :, :row_cells, :column_cells] for i in chosen]).float()
+            classes, scores = _resampled(used, y, x, keep_scores, most_bytes)
+            for place, i in enumerate(chosen):
+                results[i] = classes[place].numpy(), None if scores is None else scores[place].numpy()
+    wait(logits.device)
+    return [results[i] for i in range(len(geometries))]
+
+
+def _resampled(
+    logits: Tensor, y: Tensor, x: Tensor, keep_scores: bool, most_bytes: int
+) -> tuple[Tensor, Tensor | None]:
+    """Classes (n, H, W) uint8, on the host once it has waited, and probabilities (n, C, H, W) float16.
+
+    logits: (n, C, h, w) float32; y (H,), x (W,): where among their cells the pixels lie, −1 to 1.
+    """
+    images, count = logits.shape[:2]
+    classes = host_buffer((images, len(y), len(x)), torch.uint8, logits.device)
+    scores = torch.empty((images, count, len(y), len(x)), dtype=torch.float16) if keep_scores else None
+    step = max(1, most_bytes // (4 * count * images * len(x)))
+    for first in range(0, len(y), step):
+        part = slice(first, first + step)
+        grid = torch.stack([x.expand(len(y[part]), -1), y[part, None].expand(-1, len(x))], -1)
+        strip = F.grid_sample(logits, grid.expand(images, -1, -1, -1), mode="bilinear", align_corners=False)
         # max with its place is several times faster than argmax on a CPU.
-        classes[first : first + step] = strip.max(0).indices.to(torch.uint8).cpu().numpy()
+        classes[:, part].copy_(strip.max(1).indices.to(torch.uint8), non_blocking=True)
         if scores is not None:
-            scores[:, first : first + step] = strip.softmax(0).half().cpu().numpy()
+            scores[:, :, part] = strip.softmax(1).half()
     return classes, scores
 
 

@@ -83,6 +83,14 @@ def test_semantic_map_shows_each_thing_where_its_mask_is(drawn, tmp_path):
     assert all(name in reader.stuff for name in (*BACK, *FRONT))
 
 
+def test_a_thing_has_one_id_as_object_and_as_pixels_and_no_stuff_has_it(tmp_path):
+    reader = make(tmp_path)
+    assert len(reader.semantic_category_ids) == len(set(reader.semantic_category_ids)) == len(reader.semantic_classes)
+    of_pixels = dict(zip(reader.semantic_classes, reader.semantic_category_ids, strict=True))
+    assert [of_pixels[name] for name in reader.classes] == list(reader.category_ids) == list(range(1, 11))
+    assert [of_pixels[name] for name in reader.stuff] == list(range(11, 17))
+
+
 def test_objects_seen_by_less_than_a_fifth_are_not_labelled():
     owner = np.full((20, 20), -1, np.int16)
     owner[0:4, 0:5] = 0  # 20 of 100 pixels: just enough

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,13 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
+from visionkit.data.readers.coco_files import find_annotations, image_folders, locate
 from visionkit.data.readers.coco_json import ImageRow, load_document, read_annotations, read_categories, read_images
 from visionkit.data.readers.objects import ObjectTable, make_table
 from visionkit.data.readers.segmentation import to_rle
 from visionkit.data.readers.source import choose_classes, clipped_boxes, left_out, open_root
-from visionkit.data.readers.splits import unknown_split
 from visionkit.data.validate import Problem, check_images, check_on_error, settle
-from visionkit.errors import DataError, listed
+from visionkit.errors import listed
 from visionkit.structures import RLE, ImageId, Labels, Sample
 
 
@@ -64,7 +63,7 @@ class Coco:
     ) -> None:
         check_on_error(on_error)
         self.root, self.split = open_root(root), split
-        self.annotations = _find_annotations(self.root, split, annotations)
+        self.annotations = find_annotations(self.root, split, annotations, "instances")
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         document = load_document(self.annotations)
@@ -126,10 +125,10 @@ class Coco:
     def _keep_images(self, rows: Sequence[Any]) -> None:
         images, problems = read_images(rows, self.annotations)
         self.problems += problems
-        folders = _image_folders(self.root, self.split)
+        folders = image_folders(self.root, self.split)
         found: list[tuple[ImageRow, str]] = []
         for image in images:
-            name = _locate(self.root, folders, image.file_name)
+            name = locate(self.root, folders, image.file_name)
             if name is not None:
                 found.append((image, name))
                 continue
@@ -195,53 +194,3 @@ def _packed(segmentations: Sequence[Any], table: ObjectTable) -> list[bytes]:
     order = table.order.tolist()
     rows = (table.rows(index) for index in range(len(table.offsets) - 1))
     return [pickle.dumps([segmentations[place] for place in order[row]], pickle.HIGHEST_PROTOCOL) for row in rows]
-
-
-# ---------------------------------------------------------------------------------------------------------- the files
-def _find_annotations(root: Path, split: str, given: str | Path | None) -> Path:
-    if given is not None:
-        for file in (root / Path(given).expanduser(), Path(given)):
-            if file.is_file():
-                return file
-        raise DataError(f"{given}: no such file, seen from {root}; correct data.annotations.{split}")
-    folder = root / "annotations"
-    for file in (folder / f"instances_{split}.json", root / f"instances_{split}.json", root / f"{split}.json"):
-        if file.is_file():
-            return file
-    matches = sorted(
-        file for file in folder.glob("instances_*.json") if _is_of(split, file.stem.removeprefix("instances_"))
-    )
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        names = listed([file.name for file in matches])
-        raise DataError(f"{folder}: several files for split '{split}': {names}; say data.annotations.{split}=FILE")
-    there = [*folder.glob("instances_*.json"), *root.glob("*.json")]
-    splits = [file.stem.removeprefix("instances_") for file in there]
-    if not splits:
-        looked = f"annotations/instances_{split}*.json, instances_{split}.json and {split}.json"
-        raise DataError(f"{root}: no COCO annotations; looked for {looked}; say data.annotations.{split}=FILE")
-    raise unknown_split(split, splits, root)
-
-
-def _image_folders(root: Path, split: str) -> list[str]:
-    """Where images may lie, relative to `root`; the split's bare name comes before longer ones (train2017)."""
-
-    def named(parent: Path) -> list[str]:
-        entries = parent.iterdir() if parent.is_dir() else ()
-        return sorted(entry.name for entry in entries if _is_of(split, entry.name) and entry.is_dir())
-
-    return ["images", *named(root), *(f"images/{name}" for name in named(root / "images")), ""]
-
-
-def _is_of(split: str, name: str) -> bool:
-    """Whether `name` is the split's, perhaps with a year or the like: train2017 is of train, trainval is not."""
-    return name.startswith(split) and not name[len(split) : len(split) + 1].isalpha()
-
-
-def _locate(root: Path, folders: Sequence[str], file_name: str) -> str | None:
-    for folder in folders:
-        name = f"{folder}/{file_name}" if folder else file_name
-        if os.path.isfile(root / name):  # noqa: PTH113 - half the time of Path.is_file, and sets have 100,000 images
-            return name
-    return None

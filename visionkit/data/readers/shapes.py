@@ -85,6 +85,7 @@ class Shapes:
         self.classes: Sequence[str] = THINGS
         self.category_ids: Sequence[int | str] = tuple(range(1, len(THINGS) + 1))
         self.semantic_classes: Sequence[str] = (*STUFF, *THINGS)
+        self.semantic_category_ids: Sequence[int | str] = (*range(11, 17), *range(1, 11))
         self.image_ids: Sequence[int | str] = range(1, count + 1)
         self.file_names: Sequence[str] = tuple(f"{split}/{number:06d}.png" for number in self.image_ids)
         self.fields = frozenset(LABEL_FIELDS)
