@@ -324,3 +324,16 @@ def test_images_whose_boxes_are_unknown_are_not_counted() -> None:
     metric.update(2, found([[0, 0, 9, 9]], [0.95]), truth_of([]))  # known to be empty: a false alarm
     metric.update(3, found([[0, 0, 9, 9]], [0.9]), truth_of([[0, 0, 9, 9]]))
     assert metric.compute()["AP"] == pytest.approx(0.5)
+
+
+def test_of_classes_that_the_images_set_does_not_label_nothing_counts():
+    box, other = [[0.0, 0, 10, 10]], [[20.0, 20, 30, 30]]
+    found = Detections(np.float32(box + other), np.float32([0.5, 0.9]), np.array([0, 1]))
+    for known, worth in ((None, 0.5), (np.array([True, False]), 1.0)):
+        metric = CocoDetection(("cat", "dog"))
+        metric.update(1, found, Labels(size=(40, 40), boxes=np.array(box), labels=np.array([0]), known_classes=known))
+        both = Labels(size=(40, 40), boxes=np.array(other), labels=np.array([1]))
+        metric.update(2, Detections(np.float32(other), np.float32([0.8]), np.array([1])), both)
+        # The better scored dog of image 1 is wrong where dogs are labelled: precision of one half at each recall.
+        assert metric.per_class()["dog"] == pytest.approx(worth)
+        assert metric.per_class()["cat"] == pytest.approx(1.0)

@@ -96,3 +96,25 @@ def test_groups_are_one_graph_without_choices_by_value():
     logits, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 4, (2, 16, 16), dtype=torch.uint8)
     compiled = torch.compile(run, backend="eager", fullgraph=True)
     assert all(torch.equal(one, two) for one, two in zip(compiled(logits, labels), run(logits, labels), strict=True))
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_the_pixels_looked_at_stand_for_all_of_them(every):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, 5, generator=generator)
+    labels = torch.randint(0, 3, (2, 24, 20), generator=generator)
+    parts = [
+        segmentation_losses(logits, labels, stride=4, every=every, first=(row, column))[0]
+        for row in range(every)
+        for column in range(every)
+    ]
+    whole, _ = segmentation_losses(logits, labels, stride=4)
+    # Each pixel is in exactly one of the parts, where it lies as in the whole.
+    torch.testing.assert_close(torch.stack(parts).mean(0), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_dice_of_every_second_pixel_is_near_that_of_all():
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 0, 1], [0, 1, 1]]), 2).permute(2, 0, 1)[None] * 4.0
+    labels = torch.tensor([[0, 0, 1], [0, 0, 1]]).repeat_interleave(8, 0).repeat_interleave(8, 1)[None]
+    (_, whole), (_, some) = (segmentation_losses(logits, labels, stride=8, every=every) for every in (1, 2))
+    assert float(some) == pytest.approx(float(whole), rel=0.2)

@@ -71,9 +71,9 @@ def loader_workers(wanted: int | str, device: torch.device) -> int:
 
 
 def share_cores(workers: int, device: torch.device) -> None:
-    """Leave some cores to the workers: a compute thread that waits for a core makes all the others wait."""
+    """Leave a core to each two workers: a compute thread that waits for a core makes all the others wait."""
     if workers > 0 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() - max(1, _cores() // 4)))
+        torch.set_num_threads(max(1, _cores() - workers // 2))
 
 
 def _cores() -> int:

@@ -36,7 +36,7 @@ def create_optimizer(
     if name not in OPTIMIZERS:
         raise ConfigError(f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}")
     groups = parameter_groups(model, weight_decay)
-    fused = next(model.parameters()).is_cuda
+    fused = next(model.parameters()).device.type in ("cuda", "cpu")
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)

@@ -26,7 +26,7 @@ class DeepLabV3Plus(nn.Module):
         channels: of the pyramid pooling and the convolutions after it.
         rates: the dilations, in cells of the coarse level; None: 12, 24, 36 at a stride of 8 or less, else 6, 12, 18.
         dropout: share of values set to 0 in training, before the last convolution.
-        hardest, class_weights, auxiliary: see `PixelLoss`.
+        hardest, class_weights, every, auxiliary: see `PixelLoss`.
         keep_scores: give predictions their classes' probabilities, which take 2 * C bytes a pixel.
 
     Raises:
@@ -46,6 +46,7 @@ class DeepLabV3Plus(nn.Module):
         dropout: float = 0.1,
         hardest: float = 1.0,
         class_weights: Sequence[float] | Mapping[str, float] | None = None,
+        every: int = 1,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -59,7 +60,13 @@ class DeepLabV3Plus(nn.Module):
         self.fine, self.coarse = levels
         self.stride = in_specs[self.fine].stride
         self.criterion = PixelLoss(
-            name, in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            name,
+            in_specs,
+            classes=classes,
+            hardest=hardest,
+            class_weights=class_weights,
+            every=every,
+            auxiliary=auxiliary,
         )
         self.levels = (self.fine, self.coarse, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights

@@ -19,7 +19,7 @@ class FCN(nn.Module):
         classes: names of the classes, at most 255.
         levels: the one feature level that it reads.
         dropout: share of values set to 0 in training, before the last convolution.
-        hardest, class_weights, auxiliary: see `PixelLoss`; torchvision's has auxiliary="c4".
+        hardest, class_weights, every, auxiliary: see `PixelLoss`; torchvision's has auxiliary="c4".
         keep_scores: give predictions their classes' probabilities, which take 2 * C bytes a pixel.
 
     Raises:
@@ -37,6 +37,7 @@ class FCN(nn.Module):
         dropout: float = 0.1,
         hardest: float = 1.0,
         class_weights: Sequence[float] | Mapping[str, float] | None = None,
+        every: int = 1,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -45,7 +46,13 @@ class FCN(nn.Module):
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.level, self.stride = levels[0], in_specs[levels[0]].stride
         self.criterion = PixelLoss(
-            "FCN", in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            "FCN",
+            in_specs,
+            classes=classes,
+            hardest=hardest,
+            class_weights=class_weights,
+            every=every,
+            auxiliary=auxiliary,
         )
         self.levels = (self.level, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights

@@ -24,7 +24,7 @@ class SemanticSegmentation(nn.Module):
         channels: of these, before `width`; None: those of the level.
         width: factor on `channels`.
         dropout: share of channels set to 0 in training, before the last convolution.
-        hardest, class_weights, auxiliary: see `PixelLoss`.
+        hardest, class_weights, every, auxiliary: see `PixelLoss`.
         keep_scores: give predictions their classes' probabilities, which take 2 * C bytes a pixel.
 
     Raises:
@@ -45,6 +45,7 @@ class SemanticSegmentation(nn.Module):
         dropout: float = 0.1,
         hardest: float = 1.0,
         class_weights: Sequence[float] | Mapping[str, float] | None = None,
+        every: int = 1,
         auxiliary: str | None = None,
         keep_scores: bool = False,
     ) -> None:
@@ -56,7 +57,13 @@ class SemanticSegmentation(nn.Module):
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.level, self.stride = levels[0], in_specs[levels[0]].stride
         self.criterion = PixelLoss(
-            name, in_specs, classes=classes, hardest=hardest, class_weights=class_weights, auxiliary=auxiliary
+            name,
+            in_specs,
+            classes=classes,
+            hardest=hardest,
+            class_weights=class_weights,
+            every=every,
+            auxiliary=auxiliary,
         )
         self.levels = (self.level, *self.criterion.levels)
         self.default_loss_weights: Mapping[str, float] = self.criterion.weights

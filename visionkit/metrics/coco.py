@@ -62,7 +62,7 @@ class CocoDetection:
         if truth.boxes is None:
             return
         check_image("CocoDetection", image_id, prediction, truth, len(self.classes))
-        best = best_per_class(prediction.scores, prediction.labels)
+        best = best_per_class(prediction.scores, prediction.labels, truth.known_classes)
         self._state[image_id] = image_row(
             prediction.boxes[best], prediction.scores[best], prediction.labels[best], truth
         )
@@ -184,9 +184,15 @@ def check_image(name: str, image_id: ImageId, prediction: Detections | Instances
             raise ValueError(f"{name}: image {image_id}: label {wrong} with {classes} classes")
 
 
-def best_per_class(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rows by falling score (equal ones in the given order), at most the last of `MAX_DETECTIONS` per class."""
+def best_per_class(scores: np.ndarray, labels: np.ndarray, known_classes: np.ndarray | None) -> np.ndarray:
+    """Rows by falling score (equal ones in the given order), at most the last of `MAX_DETECTIONS` per class.
+
+    Rows of a class that the image's set does not label (`Labels.known_classes`) are left out: nobody knows whether they
+    are right.
+    """
     order = np.argsort(-scores, kind="stable")
+    if known_classes is not None:
+        order = order[known_classes[labels[order]]]
     labels = labels[order]
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)

@@ -50,7 +50,7 @@ class CocoInstances:
         if truth.boxes is None:
             return
         coco.check_image("CocoInstances", image_id, prediction, truth, len(self.classes))
-        best = prediction.select(coco.best_per_class(prediction.scores, prediction.labels))
+        best = prediction.select(coco.best_per_class(prediction.scores, prediction.labels, truth.known_classes))
         row = coco.image_row(best.boxes, best.scores, best.labels, truth)
         if truth.masks is not None:
             if prediction.geometry.original != tuple(truth.size):
