@@ -138,3 +138,10 @@ def test_stages_that_nothing_reads_are_not_built():
         assert list(model.backbone.out_specs) == ["c2", "c3"]
         model.outputs(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))["classification"].sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_recipes_loss_weights_are_those_of_the_heads_that_the_model_has():
+    cfg = compose(
+        "train", ["task=multitask", "heads=[detection]", "model.loss_weights={classification: 2, detection: 3}"]
+    )
+    assert describe_model(cfg, Shapes("train", size=32, count=1))["loss_weights"] == {"detection": 3}

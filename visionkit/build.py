@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from visionkit.config import build, reader_arguments
+from visionkit.config import build, groups, reader_arguments
 from visionkit.data.class_map import field_classes
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.errors import ConfigError
@@ -39,7 +39,7 @@ def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
         "heads": heads,
         "merges": {name: plain["merge"][name] for name in plain["merges"]},
         "preprocess": preprocess,
-        "loss_weights": plain["model"]["loss_weights"],
+        "loss_weights": _own_weights(plain["model"]["loss_weights"], cfg.heads),
         "learn_loss_weights": plain["model"]["learn_loss_weights"],
     }
 
@@ -138,6 +138,12 @@ def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str
 def label_fields(nodes: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """The fields of `LABEL_FIELDS` that the heads described by `nodes` need."""
     return frozenset().union(*(getattr(locate(node["_target_"]), "needs", ()) for node in nodes))
+
+
+def _own_weights(weights: Mapping[str, float], heads: Sequence[str]) -> dict[str, float]:
+    """The weights of the model's heads; of heads that it could have, a recipe may name others, too."""
+    others = set(groups()["head"]) - set(heads)
+    return {name: value for name, value in weights.items() if name.split("/")[0] not in others}
 
 
 def _classes_of(node: Mapping[str, Any], reader: Reader) -> list[str]:
