@@ -18,7 +18,6 @@ from visionkit.data.loader import (
     training_loader,
 )
 from visionkit.data.mixes import Mosaic
-from visionkit.data.readers import Shapes
 from visionkit.data.sampler import EpochSampler
 from visionkit.data.transforms import Augment
 from visionkit.errors import ConfigError, DataError
@@ -199,11 +198,3 @@ def test_the_reader_s_own_labels_are_not_changed(make_reader):
     drawn(training_set(reader, cache="ram"), 10)
     for index, boxes in enumerate(copies):
         assert np.array_equal(reader.labels(index).boxes, boxes)
-
-
-def test_a_cache_draws_no_scene_before_it_is_asked_for(tmp_path):
-    reader = Shapes("train", size=32, count=3, cache_folder=tmp_path)
-    cache = PixelCache(reader, 1 << 20)
-    assert len(cache) == 3
-    assert not list(tmp_path.rglob("*.scene"))
-    assert (cache.read(1).image == reader.read(1).image).all()

@@ -41,9 +41,8 @@ class PixelCache:
         self._reader = reader
         self._most_bytes = most_bytes
         self._starts = [0]
-        sizes = getattr(reader, "image_sizes", None)  # where they are known without the labels, which may take long
         for index in range(len(reader)):
-            height, width = reader.labels(index).size if sizes is None else sizes[index]
+            height, width = reader.labels(index).size
             end = self._starts[-1] + height * width * 3
             if end > most_bytes:
                 break

@@ -87,7 +87,6 @@ class Shapes:
         self.semantic_classes: Sequence[str] = (*STUFF, *THINGS)
         self.semantic_category_ids: Sequence[int | str] = (*range(11, 17), *range(1, 11))
         self.image_ids: Sequence[int | str] = range(1, count + 1)
-        self.image_sizes = (self.size,) * count
         self.file_names: Sequence[str] = tuple(f"{split}/{number:06d}.png" for number in self.image_ids)
         self.fields = frozenset(LABEL_FIELDS)
         self.folder: Path | None = _cache_root(cache_folder) / "shapes" / self._key() / split
