@@ -359,6 +359,7 @@ def test_unknown_rows_are_masked_whatever_they_hold(case):
         assert all(value.isfinite().all() for value in gradients(model).values())
 
 
+@pytest.mark.usefixtures("one_thread")  # several round by batch size, and near ties between cells fall otherwise
 def test_micro_batches_with_the_steps_totals_add_up_to_the_whole_batch(case):
     model = build(case).eval()  # BatchNorm's statistics would differ
     targets = unknown(case.targets(4, 4), 2)
