@@ -13,7 +13,7 @@ from visionkit.data.class_map import field_classes
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Head, Metric, Reader
-from visionkit.metrics import CocoDetection, TopK
+from visionkit.metrics import CocoDetection, CocoInstances, LocalizationAccuracy, SemanticScores, TopK
 from visionkit.model import VisionModel
 from visionkit.targets import locate
 
@@ -109,8 +109,6 @@ def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | 
 
 def build_metrics(model: VisionModel) -> dict[str, Metric]:
     """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from."""
-    from visionkit.metrics import CocoInstances, LocalizationAccuracy, SemanticScores
-
     metrics: dict[str, Any] = {}
     for name, module in model.heads.items():
         head = cast(Head, module)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from visionkit import cli
 from visionkit.engine.checkpoint import open_checkpoint
 
 DETECT = ("task=detect", "engine.save_steps=3")
@@ -363,3 +365,10 @@ def test_the_log_is_closed_with_the_run(train, runs):
     logger = logging.getLogger("visionkit")
     assert logger.handlers == []
     assert logger.propagate
+
+
+def test_an_evaluations_settings_name_the_data_that_were_judged(finished, tmp_path):
+    folder = tmp_path / "judged"
+    assert cli.main(["evaluate", f"checkpoint={finished}", "data.seed=9", f"run_dir={folder}", "device=cpu"]) == 0
+    assert OmegaConf.load(folder / "config.yaml").data.seed == 9
+    assert OmegaConf.load(finished / "config.yaml").data.seed == 0

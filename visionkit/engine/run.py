@@ -125,11 +125,12 @@ def evaluate_run(cfg: DictConfig) -> int:
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
     reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
     judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
+    selector = Selector(trained.engine.select, build_metrics(model), trained.engine.references)
     folder = _evaluation_folder(cfg.run_dir, trained.name)
     model.use_memory_format(memory_format(trained.engine.channels_last, device))
+    trained.data = data
     write_settings(folder, trained, device)
     result = _evaluated(model, judging_loader(judged, data, device), judged, device, folder=folder)
-    selector = Selector(trained.engine.select, build_metrics(model), trained.engine.references)
     result.numbers = selector.added(result.numbers)
     write_evaluation(result, folder, split=data.splits.get(role, role))
     _write_report(folder, result, model, judged)
