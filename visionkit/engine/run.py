@@ -28,7 +28,14 @@ from visionkit.config import evaluation_data
 from visionkit.data import EpochSampler, EvaluationSet, TrainingSet, training_loader
 from visionkit.data.loader import batches
 from visionkit.engine.checkpoint import load_model, load_state, open_checkpoint, save_checkpoint
-from visionkit.engine.device import autocast_dtype, loader_workers, memory_format, resolve_device, share_cores
+from visionkit.engine.device import (
+    autocast_dtype,
+    keep_freed_memory,
+    loader_workers,
+    memory_format,
+    resolve_device,
+    share_cores,
+)
 from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.optim import Schedule, create_optimizer
@@ -76,6 +83,7 @@ def train_run(cfg: DictConfig) -> int:
     """
     device = resolve_device(cfg.device)
     share_cores(loader_workers(cfg.data.workers, device), device)
+    keep_freed_memory(device)
     opened = open_readers(cfg)
     choose_heads(cfg, opened["train"])
     told = [line for role, reader in opened.items() for line in remarks(role, reader)]

@@ -251,7 +251,7 @@ class SharedTower(nn.Module):
         self.norms = nn.ModuleList(
             nn.ModuleList(nn.BatchNorm2d(channels, eps=1e-3) for _ in range(depth)) for _ in range(levels)
         )
-        self.activation = nn.SiLU(inplace=True)
+        self.activation = nn.SiLU()
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(B, in_channels, H, W) of the level -> (B, channels, H, W)."""
