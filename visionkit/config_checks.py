@@ -18,7 +18,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.on_error": ("stop", "skip"),
     "data.cache": ("none", "ram"),
     "data.box": ("largest", "first", None),
-    "optim.name": ("adamw", "sgd"),
+    "optim.name": ("adamw", "muon", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),
     "engine.channels_last": ("auto", True, False),

@@ -93,8 +93,8 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
-    """name: adamw (takes betas) or sgd (takes momentum); lr: the highest of the run; weight_decay: not on norms and
-    biases.
+    """name: adamw (takes betas), sgd (takes momentum) or muon (takes both: momentum for the hidden layers' weights,
+    betas for AdamW on the rest); lr: the highest of the run; weight_decay: not on norms and biases.
     """
 
     name: str

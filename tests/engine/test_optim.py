@@ -68,7 +68,7 @@ def test_warmup_takes_at_most_a_third():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match=r"optim.name=adam is none of adamw, sgd \(did you mean 'adamw'\?\)"):
+    with pytest.raises(ConfigError, match=r"optim.name=adam is none of adamw, muon, sgd \(did you mean 'adamw'\?\)"):
         create_optimizer("adam", nn.Linear(1, 1), lr=0.1, weight_decay=0)
     with pytest.raises(ConfigError, match=r"schedule.name=cosin is none of .*\(did you mean 'cosine'\?\)"):
         Schedule("cosin", total_steps=1, warmup_steps=0)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from visionkit.engine.muon import Muon, hidden_matrices
 from visionkit.errors import ConfigError, did_you_mean
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "muon", "sgd")
 SCHEDULES = ("cosine", "flat_cosine")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float, leave_out: Sequence[Tensor] = ()) -> list[dict[str, Any]]:
     """Two groups: with decay, and without it (biases, norms and every other vector or scalar)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    known = {id(parameter) for parameter in leave_out}
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     return [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -32,12 +35,15 @@ def create_optimizer(
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum; one fused kernel per step where the device is a GPU."""
+    """AdamW, Muon (for the hidden matrices; AdamW for the rest), or SGD with Nesterov momentum."""
     if name not in OPTIMIZERS:
         raise ConfigError(f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}")
+    if name == "muon" and (matrices := hidden_matrices(model)):
+        others = parameter_groups(model, weight_decay, leave_out=matrices)
+        return Muon(matrices, others, lr=lr, weight_decay=weight_decay, momentum=momentum, betas=betas)
     groups = parameter_groups(model, weight_decay)
     fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    if name == "adamw":
+    if name in ("adamw", "muon"):  # a model without hidden matrices has nothing for Muon to do
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 
