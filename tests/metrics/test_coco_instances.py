@@ -11,7 +11,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from visionkit.metrics import CocoDetection, CocoInstances, coco_evaluate
-from visionkit.metrics.coco import NUMBERS
+from visionkit.metrics.coco_numbers import NUMBERS
 from visionkit.predictions import Detections, Instances
 from visionkit.structures import Geometry, Labels
 

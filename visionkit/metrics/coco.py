@@ -1,31 +1,20 @@
-"""Average precision and recall of COCO's detection benchmark: as a running metric and from COCO files."""
+"""Average precision and recall of COCO's detection benchmark as a running metric."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from visionkit.errors import UserError
-from visionkit.metrics.coco_input import validated
-from visionkit.metrics.matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, Matches, accumulate, match
+from visionkit.metrics.coco_numbers import NO_OBJECT, class_summary, missing, summary
+from visionkit.metrics.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Comparison, Curves, accumulate, match
+from visionkit.metrics.voc import VOC_NUMBERS, voc_means, voc_precisions
 from visionkit.predictions import Detections, Instances, Prediction
 from visionkit.structures import ImageId, Labels
 
 Row = Mapping[str, np.ndarray]
-
-NUMBERS = (
-    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
-    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
-)
-"""The twelve numbers in COCO's order; AP is the mean over IoU 0.50:0.95, AR1 … the recall with that many detections."""
 
 
 class CocoDetection:
@@ -40,16 +29,20 @@ class CocoDetection:
         classes: names, in the order of the labels.
         category_ids: the source's id of each class; they set only the order of the mean, so that it equals
             pycocotools' to the last bit.
+        voc: tell VOC's average precision, too (`VOC_NUMBERS`, see `voc_precisions`), of all detections.
     """
 
     headline = "AP"
 
-    def __init__(self, classes: Sequence[str], category_ids: Sequence[int | str] | None = None) -> None:
+    def __init__(
+        self, classes: Sequence[str], category_ids: Sequence[int | str] | None = None, *, voc: bool = False
+    ) -> None:
         self.classes = tuple(classes)
+        self.voc = voc
         self.reasons: dict[str, str] = {}
         self._order = class_order("CocoDetection", self.classes, category_ids)
         self._state: dict[ImageId, Row] = {}
-        self._curves: tuple[np.ndarray, np.ndarray] | None = None
+        self._curves: Curves | None = None
 
     def update(self, image_id: ImageId, prediction: Prediction, truth: Labels) -> None:
         """Take one image; one whose truth does not know boxes is left out, one seen before is replaced.
@@ -62,7 +55,7 @@ class CocoDetection:
         if truth.boxes is None:
             return
         check_image("CocoDetection", image_id, prediction, truth, len(self.classes))
-        best = best_per_class(prediction.scores, prediction.labels, truth.known_classes)
+        best = best_per_class(prediction.scores, prediction.labels, truth.known_classes, every=self.voc)
         self._state[image_id] = image_row(
             prediction.boxes[best], prediction.scores[best], prediction.labels[best], truth
         )
@@ -81,88 +74,40 @@ class CocoDetection:
 
     def compute(self) -> dict[str, float]:
         """The numbers by name; nan, with a reason, where there is no object to be found."""
-        numbers = summary(*self._evaluated())
+        curves = self._evaluated()
+        numbers = summary(curves.precision, curves.recall)
         self.reasons = missing(numbers)
+        if self.voc:
+            means = voc_means(self._voc_precisions())
+            numbers |= means
+            self.reasons |= {name: NO_OBJECT for name, value in means.items() if np.isnan(value)}
         return numbers
 
     def per_class(self) -> dict[str, float]:
         """AP of each class; nan where the class has no object to be found."""
-        return class_precision(self._evaluated()[0], self.classes, self._order)
+        return {name: row["AP"] for name, row in self.class_table().items()}
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """Of each class AP, AP50, AP75, AR100, with `voc` VOC's, and objects: how many are to be found; nan if none."""
+        return class_table(self._evaluated(), self.classes, self._order, self._voc_precisions() if self.voc else None)
 
     def precision(self) -> np.ndarray:
         """(T, R, K): precision at COCO's IoU thresholds and recalls, the classes in their order; −1 without objects."""
-        curves: np.ndarray = self._evaluated()[0][:, :, np.argsort(self._order), 0, -1]
+        curves: np.ndarray = self._evaluated().precision[:, :, np.argsort(self._order), 0]
         return curves
 
-    def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluated(self) -> Curves:
         if self._curves is None:
-            self._curves = evaluated(self._state, match_boxes, self._order)
+            self._curves = evaluated(self._state, box_overlaps, self._order)
         return self._curves
 
-
-def coco_evaluate(
-    ground_truth: Mapping[str, Any] | str | Path,
-    detections: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str | Path,
-    iou_type: Literal["bbox", "segm"] = "bbox",
-    backend: Literal["pycocotools", "faster"] = "pycocotools",
-) -> dict[str, float]:
-    """COCO's twelve numbers (`NUMBERS`, 0 to 1) of a result file against a ground truth; the inputs stay as they are.
-
-    Image and category ids may be numbers or strings, annotation ids are not used. A missing `iscrowd` is 0, a missing
-    `area` that of the mask, else of the box; an `ignore` key is disregarded, as pycocotools does. A number without an
-    object to be found is nan; without any detection all others are 0.
-
-    Args:
-        ground_truth: a COCO dict, or the path of a JSON file that holds one.
-        detections: COCO result rows (bbox as [x, y, width, height] pixels, or segmentation), a dict with them under
-            "annotations", or the path of a JSON file that holds either.
-        iou_type: compare boxes or masks.
-        backend: "faster" is the package faster-coco-eval; both give equal numbers.
-
-    Raises:
-        DataError: the inputs cannot be scored; names the place as a JSON pointer, the value and the mend.
-        UserError: the backend is unknown or not installed.
-    """
-    if iou_type not in ("bbox", "segm"):
-        raise UserError(f"coco_evaluate: iou_type is 'bbox' or 'segm', not {iou_type!r}")
-    if backend not in ("pycocotools", "faster"):
-        raise UserError(f"coco_evaluate: backend is 'pycocotools' or 'faster', not {backend!r}")
-    truth, results = validated(ground_truth, detections, iou_type)
-    if not truth["annotations"]:
-        return dict.fromkeys(NUMBERS, float("nan"))
-    run = _pycocotools if backend == "pycocotools" else _faster
-    return summary(*run(truth, results, iou_type))
-
-
-def summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """The twelve numbers from precision (T, R, K, A, M) and recall (T, K, A, M), where -1 marks what cannot be."""
-    at = {f"{threshold:.2f}": index for index, threshold in enumerate(IOU_THRESHOLDS)}
-    values = [_mean(precision[..., 0, -1]), *(_mean(precision[[at[t]], ..., 0, -1]) for t in ("0.50", "0.75"))]
-    values += [_mean(precision[..., a, -1]) for a in range(1, len(AREAS))]
-    values += [_mean(recall[..., 0, m]) for m in range(len(MAX_DETECTIONS))]
-    values += [_mean(recall[..., a, -1]) for a in range(1, len(AREAS))]
-    return dict(zip(NUMBERS, values, strict=True))
-
-
-def missing(numbers: Mapping[str, float]) -> dict[str, str]:
-    """Why each of `numbers` that is nan is so."""
-    areas = {
-        "small": "no labelled object of at most 32² pixels",
-        "medium": "no labelled object between 32² and 96² pixels",
-        "large": "no labelled object of at least 96² pixels",
-    }
-    absent = {name: areas.get(name.partition("_")[2], "no labelled object to be found") for name in NUMBERS}
-    return {name: absent[name] for name, value in numbers.items() if np.isnan(value)}
+    def _voc_precisions(self) -> np.ndarray:
+        return voc_precisions(in_order(self._state), len(self.classes))
 
 
 def id_order(value: int | str) -> tuple[bool, int | str]:
     """A sorting key for ids: numbers first, by size, then strings."""
     return isinstance(value, str), value
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[values > -1]
-    return float(np.mean(known)) if known.size else float("nan")
 
 
 def class_order(name: str, classes: Sequence[str], category_ids: Sequence[int | str] | None) -> list[int]:
@@ -184,8 +129,10 @@ def check_image(name: str, image_id: ImageId, prediction: Detections | Instances
             raise ValueError(f"{name}: image {image_id}: label {wrong} with {classes} classes")
 
 
-def best_per_class(scores: np.ndarray, labels: np.ndarray, known_classes: np.ndarray | None) -> np.ndarray:
-    """Rows by falling score (equal ones in the given order), at most the last of `MAX_DETECTIONS` per class.
+def best_per_class(
+    scores: np.ndarray, labels: np.ndarray, known_classes: np.ndarray | None, *, every: bool = False
+) -> np.ndarray:
+    """Rows by falling score (equal ones in the given order), `every` one or the best of `MAX_DETECTIONS` per class.
 
     Rows of a class that the image's set does not label (`Labels.known_classes`) are left out: nobody knows whether they
     are right.
@@ -193,6 +140,8 @@ def best_per_class(scores: np.ndarray, labels: np.ndarray, known_classes: np.nda
     order = np.argsort(-scores, kind="stable")
     if known_classes is not None:
         order = order[known_classes[labels[order]]]
+    if every or len(order) <= MAX_DETECTIONS[-1]:
+        return order
     labels = labels[order]
     by_class = np.argsort(labels, kind="stable")
     _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
@@ -217,83 +166,81 @@ def image_row(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, truth: 
     }
 
 
+def in_order(rows: Mapping[ImageId, Row]) -> list[Row]:
+    """The images' rows in the order of their ids, in which equal scores rank."""
+    return [rows[image_id] for image_id in sorted(rows, key=id_order)]
+
+
 def evaluated(
-    rows: Mapping[ImageId, Row], match_image: Callable[[Row], Iterable[tuple[int, Matches]]], order: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall (see `accumulate`) of all images' rows, the classes in `order`."""
-    per_class: list[list[Matches]] = [[] for _ in order]
-    for image_id in sorted(rows, key=id_order):
-        for label, matches in match_image(rows[image_id]):
-            per_class[label].append(matches)
-    return accumulate([per_class[k] for k in order])
+    rows: Mapping[ImageId, Row], overlaps: Callable[[Row], tuple[np.ndarray, np.ndarray]], order: Sequence[int]
+) -> Curves:
+    """Precision and recall of all images' rows, the classes in `order`; overlaps: see `compared`."""
+    comparison = compared(in_order(rows), overlaps)
+    return accumulate(comparison, match(comparison), order)
 
 
-def class_precision(precision: np.ndarray, classes: Sequence[str], order: Sequence[int]) -> dict[str, float]:
-    """AP by class from precision (T, R, K, A, M), whose classes are in `order`."""
-    values = {classes[k]: _mean(precision[:, :, i, 0, -1]) for i, k in enumerate(order)}
-    return {name: values[name] for name in classes}
-
-
-def match_boxes(row: Row) -> Iterable[tuple[int, Matches]]:
-    """Match an image's boxes, class by class."""
-    boxes, truth_boxes = _xywh(row["boxes"]), _xywh(row["truth_boxes"])
-
-    def overlaps(found: np.ndarray, there: np.ndarray) -> np.ndarray:
-        crowd = row["crowd"][there].astype(int).tolist()
-        return np.asarray(coco_mask.iou(boxes[found], truth_boxes[there], crowd))
-
-    return match_classes(row, boxes[:, 2] * boxes[:, 3], overlaps)
-
-
-def match_classes(
-    row: Row, areas: np.ndarray, overlaps: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> Iterable[tuple[int, Matches]]:
-    """Match an image's detections of each class to its objects.
+def compared(rows: Sequence[Row], overlaps: Callable[[Row], tuple[np.ndarray, np.ndarray]]) -> Comparison:
+    """Lay the images' rows end to end.
 
     Args:
-        row: see `image_row`.
-        areas: (D,) of the detections, pixels.
-        overlaps: from some detections (D,) bool and some objects (G,) bool to their IoU, COCO's for crowds.
+        rows: see `image_row`; of each image and class the best of `MAX_DETECTIONS` are taken.
+        overlaps: from a row to its detections' areas (D,) in pixels and IoUs (D, G) with the objects, COCO's for
+            crowds; those of different classes are not looked at.
     """
-    scores = row["scores"].astype(np.float64)
-    for label in np.union1d(row["labels"], row["truth_labels"]):
-        found, there = row["labels"] == label, row["truth_labels"] == label
-        ious = np.zeros((found.sum(), there.sum()))
-        if ious.size:
-            ious = overlaps(found, there)
-        truth = row["truth_areas"][there], row["crowd"][there], row["ignore"][there]
-        yield int(label), match(ious, scores[found], areas[found], *truth)
+    areas, pairs, ious = [np.zeros(0)], [np.zeros((2, 0), np.int64)], [np.zeros(0)]
+    starts = np.zeros(2, np.int64)
+    for row in rows:
+        areas_of, ious_of = overlaps(row)
+        near = (ious_of >= IOU_THRESHOLDS[0]) & (row["labels"][:, None] == row["truth_labels"])
+        places = np.stack(np.nonzero(near))
+        areas.append(areas_of)
+        pairs.append(places + starts[:, None])
+        ious.append(ious_of[places[0], places[1]])
+        starts += near.shape
+    found, there = np.concatenate(pairs, axis=1)
+    comparison = Comparison(
+        images=np.repeat(np.arange(len(rows)), [len(row["labels"]) for row in rows]),
+        scores=_column(rows, "scores", np.float64),
+        labels=_column(rows, "labels", np.int64),
+        areas=np.concatenate(areas),
+        truth_labels=_column(rows, "truth_labels", np.int64),
+        truth_areas=_column(rows, "truth_areas", np.float64),
+        crowd=_column(rows, "crowd", np.bool_),
+        ignore=_column(rows, "ignore", np.bool_),
+        found=found,
+        there=there,
+        ious=np.concatenate(ious),
+    )
+    return comparison.best(MAX_DETECTIONS[-1])
+
+
+def class_table(
+    curves: Curves, classes: Sequence[str], order: Sequence[int], voc: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """See `CocoDetection.class_table`; the classes of the curves are in `order`; voc: (K, 2) of `voc_precisions`."""
+    table: dict[str, dict[str, float]] = {}
+    for name, k in zip(classes, np.argsort(order), strict=True):
+        table[name] = class_summary(curves.precision[:, :, k], curves.recall[:, k])
+        if voc is not None:
+            table[name] |= dict(zip(VOC_NUMBERS, voc[order[k]].tolist(), strict=True))
+        table[name]["objects"] = int(curves.objects[k])
+    return table
+
+
+def box_overlaps(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """The areas of an image's detected boxes and their IoUs with the true ones."""
+    boxes, truth_boxes = _xywh(row["boxes"]), _xywh(row["truth_boxes"])
+    ious = np.zeros((len(boxes), len(truth_boxes)))
+    if ious.size:
+        ious = np.asarray(coco_mask.iou(boxes, truth_boxes, row["crowd"].astype(int).tolist()))
+    return boxes[:, 2] * boxes[:, 3], ious
+
+
+def _column(rows: Sequence[Row], name: str, dtype: type) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *(row[name] for row in rows)], dtype=dtype)
 
 
 def _xywh(boxes: np.ndarray) -> np.ndarray:
     result = boxes.astype(np.float64)
     result[:, 2:] -= result[:, :2]
     return result
-
-
-def _pycocotools(truth: dict[str, Any], results: dict[str, Any], iou_type: str) -> tuple[np.ndarray, np.ndarray]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for content in (truth, results):
-            side = COCO()
-            side.dataset = content
-            side.createIndex()
-            sides.append(side)
-        evaluation = COCOeval(*sides, iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
-
-
-def _faster(truth: dict[str, Any], results: dict[str, Any], iou_type: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from faster_coco_eval import COCO as FasterCOCO  # noqa: N811
-        from faster_coco_eval import COCOeval_faster
-    except ImportError as error:
-        mend = "pip install 'visionkit[fast-eval]', or take backend='pycocotools'"
-        raise UserError(f"coco_evaluate: backend 'faster' is not installed: {mend}") from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval_faster(FasterCOCO(truth), FasterCOCO(results), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.eval["recall"])

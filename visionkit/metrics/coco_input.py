@@ -1,13 +1,14 @@
 """The one gate in front of every COCO backend: what passes is complete, finite, consistent and numbered from 1.
 
 The backends score bad input silently: an annotation id of 0 gives AP 0 for a perfect box, a box of NaN gives AP 1,
-annotations of equal id collapse into one, detections of unknown images or classes vanish.
+annotations of equal id collapse into one, detections of unknown images or classes vanish. An id of 0, or none, is
+mended here by numbering anew; all else is refused.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,17 @@ from pycocotools import mask as coco_mask
 from visionkit.errors import DataError
 
 Row = dict[str, Any]
+_LARGEST = sys.float_info.max
 XYWH = "a box is [x, y, width, height] in pixels, all finite, no side negative"
+LARGEST_AREA = 1e10
+"""Pixels. COCO's range of all areas ends here: what is larger would be left out in silence."""
+_SMALLER = "COCO's numbers are of objects of up to 10^10 pixels, whose coordinates are below 10^9"
+FARTHEST = 1e9
+"""Pixels. Products of larger coordinates lose the pixel, or are infinite."""
+MOST_PIXELS = 2**32
+"""Of an image: the lengths of a run-length encoding are 32-bit."""
+POLYGON_MARGIN = 10_000
+"""Pixels that a polygon may leave its image by: it is drawn whole before it is cut."""
 
 
 def validated(
@@ -43,13 +54,17 @@ def validated(
         mend = "give the list of result rows, with several heads that of one"
         raise results.fault("", keys, "are keys of no result file", mend)
     sizes = truth.image_sizes if iou_type == "segm" else {}
+    names = {row["id"]: str(row.get("name", row["id"])) for _, row in truth.rows("categories")}
     fresh = {
         "images": [{"id": number, **_size_keys(sizes.get(value))} for value, number in images.items()],
-        "categories": [{"id": number} for number in categories.values()],
+        "categories": [{"id": number, "name": names[value]} for value, number in categories.items()],
     }
     truth_rows: list[Row] = []
     result_rows: list[Row] = []
+    seen: dict[Any, str] = {}
     for pointer, row in truth.rows("annotations"):
+        if row.get("id") is not None:
+            truth.unique(pointer, row, seen)
         new = _placed(truth, pointer, row, images, categories) | {"id": len(truth_rows) + 1}
         truth_rows.append(new | _truth_row(truth, pointer, row, sizes.get(row["image_id"])))
     for pointer, row in results.rows("annotations" if isinstance(results.content, Mapping) else ""):
@@ -85,12 +100,16 @@ class _Side:
         """The ids of images or categories, numbered from 1 in their order, numbers before strings."""
         seen: dict[Any, str] = {}
         for pointer, row in self.rows(key):
-            value = self.identifier(f"{pointer}/id", row.get("id"))
-            if value in seen:
-                raise self.fault(f"{pointer}/id", value, f"is also the id of {seen[value]}", "give every one its own")
-            seen[value] = pointer
+            self.unique(pointer, row, seen)
         ordered = sorted(seen, key=lambda value: (isinstance(value, str), value))
         return {value: number for number, value in enumerate(ordered, start=1)}
+
+    def unique(self, pointer: str, row: Mapping[str, Any], seen: dict[Any, str]) -> None:
+        """Put the id of `row` into `seen`, the pointers by id; refuse one that is there."""
+        value = self.identifier(f"{pointer}/id", row.get("id"))
+        if value in seen:
+            raise self.fault(f"{pointer}/id", value, f"is also the id of {seen[value]}", "give every one its own")
+        seen[value] = pointer
 
     @cached_property
     def image_sizes(self) -> dict[Any, tuple[int, int]]:
@@ -101,7 +120,10 @@ class _Side:
                 value: Any = row.get(key)
                 if not _is_number(value) or value < 1 or value != int(value):
                     raise self.fault(f"{pointer}/{key}", value, "is no size", "masks need each image's size in pixels")
-            sizes[row["id"]] = (int(row["height"]), int(row["width"]))
+            height, width = int(row["height"]), int(row["width"])
+            if height * width >= MOST_PIXELS:
+                raise self.fault(pointer, f"{height} x {width}", "is too large for masks", "give fewer than 2³² pixels")
+            sizes[row["id"]] = (height, width)
         return sizes
 
     def identifier(self, pointer: str, value: Any) -> int | str:
@@ -119,17 +141,14 @@ def _loaded(source: Any, name: str) -> tuple[Any, str]:
         return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
     except OSError as error:
         raise DataError(f"{source}: cannot be read ({error.strerror}): give the path of a COCO JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{source}: is not JSON ({error}): give the path of a COCO JSON file") from error
 
 
 def _truth_row(side: _Side, pointer: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Row:
     """Box or mask, area and crowd flag of an annotation; `size` is the image's where masks are compared."""
-    new: Row = {"iscrowd": row.get("iscrowd", 0)}
-    if new["iscrowd"] not in (0, 1):
-        mend = "give 1 for a region of many objects, else 0"
-        raise side.fault(f"{pointer}/iscrowd", new["iscrowd"], "is neither 0 nor 1", mend)
-    new["iscrowd"] = int(new["iscrowd"])
+    flags = {key: _flag(side, f"{pointer}/{key}", row.get(key, 0), mend) for key, mend in _FLAGS.items()}
+    new: Row = {"iscrowd": flags["iscrowd"], "difficult": flags["ignore"] | flags["difficult"]}
     if size is None:
         new["bbox"] = _box(side, f"{pointer}/bbox", row.get("bbox"))
     else:
@@ -155,6 +174,19 @@ def _result_row(side: _Side, pointer: str, row: Mapping[str, Any], size: tuple[i
     return new
 
 
+_FLAGS = {
+    "iscrowd": "give 1 for a region of many objects, else 0",
+    "ignore": "give 1 for an object that need not be found, else 0",
+    "difficult": "give 1 for an object that need not be found, else 0",
+}
+
+
+def _flag(side: _Side, pointer: str, value: Any, mend: str) -> int:
+    if not isinstance(value, bool | np.bool_) and not (_is_number(value) and value in (0, 1)):
+        raise side.fault(pointer, value, "is neither 0 nor 1", mend)
+    return int(value)
+
+
 def _size_keys(size: tuple[int, int] | None) -> Row:
     return {} if size is None else {"height": size[0], "width": size[1]}
 
@@ -165,7 +197,9 @@ def _placed(
     """A new row that says only to which image and category, by their new numbers, `row` belongs."""
     new: Row = {}
     for key, known in (("image_id", images), ("category_id", categories)):
-        value = side.identifier(f"{pointer}/{key}", row.get(key))
+        value = row.get(key)
+        if type(value) not in (int, str):
+            value = side.identifier(f"{pointer}/{key}", value)
         if value not in known:
             other = "the ground truth has it as a " + ("number" if isinstance(value, str) else "string")
             alike = str(value) in {str(identifier) for identifier in known}
@@ -183,6 +217,8 @@ def _box(side: _Side, pointer: str, value: Any) -> list[float]:
     for index, number in enumerate(value):
         if not _is_number(number) or (index > 1 and number < 0):
             raise side.fault(f"{pointer}/{index}", number, "cannot be in a box", XYWH)
+    if max(map(abs, value)) > FARTHEST or value[2] * value[3] > LARGEST_AREA:
+        raise side.fault(pointer, value, "is too large", _SMALLER)
     return [float(number) for number in value]
 
 
@@ -191,6 +227,8 @@ def _truth_area(side: _Side, pointer: str, row: Mapping[str, Any], new: Row) -> 
     if value is not None:
         if not _is_number(value) or value < 0:
             raise side.fault(f"{pointer}/area", value, "is no area", "give pixels, or leave it out")
+        if value > LARGEST_AREA:
+            raise side.fault(f"{pointer}/area", value, "is too large", _SMALLER)
         return float(value)
     mask = new.get("segmentation")
     if mask is None and row.get("segmentation"):
@@ -207,13 +245,20 @@ def _rle(side: _Side, pointer: str, value: Any, size: tuple[int, int]) -> Row:
             if not numbers or len(polygon) < 6 or len(polygon) % 2:
                 mend = "give at least three points as [x1, y1, x2, y2, ...]"
                 raise side.fault(f"{pointer}/{index}", polygon, "is no polygon", mend)
+            for axis, side_length in enumerate((width, height)):
+                far = [at for at in polygon[axis::2] if not -POLYGON_MARGIN <= at <= side_length + POLYGON_MARGIN]
+                if far:
+                    raise side.fault(f"{pointer}/{index}", far[0], f"is far outside {width} x {height}", "give pixels")
         return dict(coco_mask.merge(coco_mask.frPyObjects(value, height, width)))
     if not isinstance(value, Mapping) or not {"size", "counts"} <= set(value):
         raise side.fault(pointer, value, "is no mask", "give polygons or a run-length encoding")
-    if list(value["size"]) != [height, width]:
+    if not isinstance(value["size"], Sequence | np.ndarray) or list(value["size"]) != [height, width]:
         raise side.fault(f"{pointer}/size", value["size"], f"is not the image's {[height, width]}", "encode it anew")
     counts = value["counts"]
-    runs = np.asarray(counts) if isinstance(counts, Sequence) and not isinstance(counts, str | bytes) else _runs(counts)
+    listed = isinstance(counts, Sequence | np.ndarray) and not isinstance(counts, str | bytes)
+    if listed and not all(_is_number(run) and run == int(run) for run in counts):
+        raise side.fault(f"{pointer}/counts", counts, "are no lengths of runs", "encode the mask anew")
+    runs = np.array([int(run) for run in counts]) if listed else _runs(counts)
     if runs is None or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
         raise side.fault(f"{pointer}/counts", counts, f"do not fill {height} x {width} pixels", "encode the mask anew")
     if isinstance(counts, str | bytes):
@@ -248,9 +293,7 @@ def _runs(counts: Any) -> np.ndarray | None:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    """Is it a finite number? Nearly all are of the first two types, and there are millions."""
+    if type(value) in (float, int) or isinstance(value, np.integer | np.floating):
+        return bool(-_LARGEST <= value <= _LARGEST)
+    return False

@@ -9,7 +9,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.metrics import coco
-from visionkit.metrics.matching import Matches
+from visionkit.metrics.coco_numbers import NO_OBJECT, missing, summary
+from visionkit.metrics.matching import Curves
+from visionkit.metrics.voc import voc_means, voc_precisions
 from visionkit.predictions import Instances, Prediction
 from visionkit.structures import ImageId, Labels
 
@@ -27,16 +29,20 @@ class CocoInstances:
     Args:
         classes: names, in the order of the labels.
         category_ids: see `CocoDetection`.
+        voc: tell VOC's average precision of the boxes, too, as box_VOC_AP and box_VOC07_AP (`CocoDetection`).
     """
 
     headline = "AP"
 
-    def __init__(self, classes: Sequence[str], category_ids: Sequence[int | str] | None = None) -> None:
+    def __init__(
+        self, classes: Sequence[str], category_ids: Sequence[int | str] | None = None, *, voc: bool = False
+    ) -> None:
         self.classes = tuple(classes)
+        self.voc = voc
         self.reasons: dict[str, str] = {}
         self._order = coco.class_order("CocoInstances", self.classes, category_ids)
         self._state: dict[ImageId, coco.Row] = {}
-        self._curves: tuple[np.ndarray, np.ndarray] | None = None
+        self._curves: Curves | None = None
 
     def update(self, image_id: ImageId, prediction: Prediction, truth: Labels) -> None:
         """Take one image; one whose truth does not know boxes is left out, one seen before is replaced.
@@ -50,7 +56,8 @@ class CocoInstances:
         if truth.boxes is None:
             return
         coco.check_image("CocoInstances", image_id, prediction, truth, len(self.classes))
-        best = prediction.select(coco.best_per_class(prediction.scores, prediction.labels, truth.known_classes))
+        rows = coco.best_per_class(prediction.scores, prediction.labels, truth.known_classes, every=self.voc)
+        best = prediction.select(rows)
         row = coco.image_row(best.boxes, best.scores, best.labels, truth)
         if truth.masks is not None:
             if prediction.geometry.original != tuple(truth.size):
@@ -73,26 +80,35 @@ class CocoInstances:
 
     def compute(self) -> dict[str, float]:
         """The numbers by name; nan, with a reason, where there is no object to be found."""
-        numbers = coco.summary(*self._evaluated())
-        boxes = coco.summary(*coco.evaluated(self._state, coco.match_boxes, self._order))
+        curves = self._evaluated()
+        of_boxes = coco.evaluated(self._state, coco.box_overlaps, self._order)
+        numbers, boxes = summary(curves.precision, curves.recall), summary(of_boxes.precision, of_boxes.recall)
         boxes = {name: boxes[name] for name in BOX_NUMBERS}
-        self.reasons = coco.missing(numbers)
-        self.reasons |= {f"box_{name}": reason for name, reason in coco.missing(boxes).items()}
+        absent = missing(boxes)
+        if self.voc:
+            means = voc_means(voc_precisions(coco.in_order(self._state), len(self.classes)))
+            boxes |= means
+            absent |= {name: NO_OBJECT for name, value in means.items() if np.isnan(value)}
+        self.reasons = missing(numbers) | {f"box_{name}": reason for name, reason in absent.items()}
         return numbers | {f"box_{name}": value for name, value in boxes.items()}
 
     def per_class(self) -> dict[str, float]:
         """AP of the masks of each class; nan where the class has no object to be found."""
-        return coco.class_precision(self._evaluated()[0], self.classes, self._order)
+        return {name: row["AP"] for name, row in self.class_table().items()}
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """Of the masks of each class AP, AP50, AP75, AR100, and objects: how many are to be found; nan if none."""
+        return coco.class_table(self._evaluated(), self.classes, self._order)
 
     def precision(self) -> np.ndarray:
         """(T, R, K): precision at COCO's IoU thresholds and recalls, the classes in their order; −1 without objects."""
-        curves: np.ndarray = self._evaluated()[0][:, :, np.argsort(self._order), 0, -1]
+        curves: np.ndarray = self._evaluated().precision[:, :, np.argsort(self._order), 0]
         return curves
 
-    def _evaluated(self) -> tuple[np.ndarray, np.ndarray]:
+    def _evaluated(self) -> Curves:
         if self._curves is None:
             known = {image_id: row for image_id, row in self._state.items() if "mask_ious" in row}
-            self._curves = coco.evaluated(known, _match_masks, self._order)
+            self._curves = coco.evaluated(known, _mask_overlaps, self._order)
         return self._curves
 
 
@@ -113,5 +129,5 @@ def _mask_row(row: coco.Row, instances: Instances, truth: Labels) -> dict[str, n
     return {"mask_ious": ious, "mask_areas": areas}
 
 
-def _match_masks(row: coco.Row) -> Iterable[tuple[int, Matches]]:
-    return coco.match_classes(row, row["mask_areas"], lambda found, there: row["mask_ious"][np.ix_(found, there)])
+def _mask_overlaps(row: coco.Row) -> tuple[np.ndarray, np.ndarray]:
+    return row["mask_areas"], row["mask_ious"]

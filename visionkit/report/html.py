@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from visionkit.interfaces import Metric
+from visionkit.interfaces import ClassTable, Metric
+from visionkit.metrics.coco_numbers import NO_OBJECT
 from visionkit.report.pictures import Classes, Picture, draw_pictures, per_class
 from visionkit.report.sheet import Shown
 
@@ -30,7 +31,7 @@ def write_report(
     """Draw a run's pictures into folder/plots and put them, its numbers and its settings into folder/report.html.
 
     Nothing here fails a run: what cannot be drawn or written is told of in one line of the log. Of the run's own files
-    (metrics.json, metrics.jsonl, config.yaml, env.json) those are read that are there.
+    (metrics.json, metrics.jsonl, config.yaml, env.json, data.json) those are read that are there.
 
     Args:
         folder: of a run or an evaluation.
@@ -66,20 +67,23 @@ def _page(
     return environment.from_string(source).render(
         name=folder.resolve().name,
         split=told.get("split"),
-        headlines=_headlines(metrics, numbers),
+        headlines=_headlines(metrics, numbers, told.get("reasons", {})),
         heads=[_head(name, metric, classes[name], numbers, told, pictures) for name, metric in metrics.items()],
         curves=[(_TITLES.get(one.title, one.title), _data_uri(one.path)) for one in pictures if one.head == ""],
         config=config.read_text(encoding="utf-8") if config.is_file() else "",
         command=shlex.join(map(str, settings.get("command", []))),
         environment=_rows(settings),
+        data=[(role, one["images"], one["left_out"]) for role, one in _read_json(folder / "data.json").items()],
     )
 
 
-def _headlines(metrics: Mapping[str, Metric], numbers: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The number that each head is judged by; before them those of no head, such as the mean of several."""
+def _headlines(
+    metrics: Mapping[str, Metric], numbers: Mapping[str, float], reasons: Mapping[str, str]
+) -> list[tuple[str, str, str]]:
+    """The number that each head is judged by, and why it is n/a; first those of no head, such as a mean of several."""
     own = [name for name in numbers if name.partition("/")[0] not in metrics and name.count("/") == 1]
     names = own + [f"{name}/{metric.headline}" for name, metric in metrics.items()]
-    return [(name, _shown(numbers.get(name, math.nan))) for name in names]
+    return [(name, _shown(numbers.get(name, math.nan)), reasons.get(name, "")) for name in names]
 
 
 def _head(
@@ -92,16 +96,37 @@ def _head(
 ) -> dict[str, Any]:
     reasons = told.get("reasons", {})
     mine = {key.removeprefix(f"{name}/"): key for key in numbers if key.startswith(f"{name}/")}
-    metric_name, values = per_class(name, metric, classes, numbers)
+    columns, rows = _class_rows(name, metric, classes, numbers, reasons)
     return {
         "name": name,
         "numbers": [
             (short, _shown(numbers[key]), reasons.get(key, "")) for short, key in mine.items() if "/" not in short
         ],
-        "class_metric": metric_name,
-        "class_values": [(label, _shown(value)) for label, value in values.items()],
+        "class_columns": columns,
+        "class_rows": rows,
         "pictures": [(one.title, _data_uri(one.path)) for one in pictures if one.head == name],
     }
+
+
+def _class_rows(
+    name: str,
+    metric: Metric,
+    classes: Sequence[str],
+    numbers: Mapping[str, float],
+    reasons: Mapping[str, str],
+) -> tuple[list[str], list[tuple[str, list[str], str]]]:
+    """The names of the numbers told of each class, and per class its name, its numbers and why some are n/a."""
+    of, values = per_class(name, metric, classes, numbers)
+    table: Mapping[str, Mapping[str, float]] = {label: {of: value} for label, value in values.items()}
+    unknown = "nothing labelled of it"
+    if isinstance(metric, ClassTable):
+        table, unknown = metric.class_table(), NO_OBJECT
+    rows = []
+    for label, row in table.items():
+        absent = any(math.isnan(value) for value in row.values())
+        reason = reasons.get(f"{name}/{of}/{label}", unknown) if absent else ""
+        rows.append((label, [_shown(value) for value in row.values()], reason))
+    return list(next(iter(table.values()), {})), rows
 
 
 def _data_uri(path: Path) -> str:
@@ -134,4 +159,5 @@ def _number(value: float | None) -> float:
 
 
 def _shown(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.4f}"
+    """A count is an int."""
+    return "n/a" if math.isnan(value) else str(value) if isinstance(value, int) else f"{value:.4f}"

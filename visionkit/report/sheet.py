@@ -120,16 +120,21 @@ def _fitted(
     image: np.ndarray, prediction: Prediction, truth: Labels, cell: int
 ) -> tuple[np.ndarray, Prediction, Labels]:
     """Image, prediction and its truth scaled, up or down, to fit into a square of `cell` pixels."""
+    small, geometry = fitted_image(image, cell)
+    return (
+        small,
+        _fitted_prediction(prediction, geometry),
+        fitted_truth(truth.keep(truth_fields(prediction)), geometry),
+    )
+
+
+def fitted_image(image: np.ndarray, cell: int) -> tuple[np.ndarray, Geometry]:
+    """Return the image, (H, W, 3) uint8, scaled up or down to fit into a square of `cell` pixels, and how."""
     height, width = image.shape[:2]
     factor = cell / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-    geometry = Geometry((height, width), size, (size[0] / height, size[1] / width))
-    return (
-        small,
-        _fitted_prediction(prediction, geometry),
-        _fitted_truth(truth.keep(truth_fields(prediction)), geometry),
-    )
+    return small, Geometry((height, width), size, (size[0] / height, size[1] / width))
 
 
 def _fitted_prediction(prediction: Prediction, geometry: Geometry) -> Prediction:
@@ -148,7 +153,8 @@ def _fitted_prediction(prediction: Prediction, geometry: Geometry) -> Prediction
     return prediction
 
 
-def _fitted_truth(truth: Labels, geometry: Geometry) -> Labels:
+def fitted_truth(truth: Labels, geometry: Geometry) -> Labels:
+    """Return labels in the pixels of a fitted image."""
     return replace(
         truth,
         size=geometry.size,
