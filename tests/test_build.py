@@ -83,6 +83,8 @@ def test_a_head_is_judged_on_what_it_learns_from(reader):
     }  # fmt: skip
     assert metrics["classification"].headline == "mAP"
     assert build_metrics(model)["detection"] is not metrics["detection"]
+    assert "VOC_AP" not in metrics["detection"].compute()
+    assert "VOC_AP" in build_metrics(model, voc_ap=True)["detection"].compute()
 
 
 def test_only_the_levels_that_are_read_are_built(reader):

@@ -101,7 +101,7 @@ def test_help_version_and_a_wrong_tool(capsys):
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tool", cli.TOOLS)
+@pytest.mark.parametrize("tool", [tool for tool in cli.TOOLS if " " not in tool])
 def test_scripts_are_thin(tool):
     text = (TOOLS / f"{tool}.py").read_text()
     assert len(text.splitlines()) <= 40

@@ -21,7 +21,7 @@ from visionkit.config import (
 from visionkit.config_data import READER_KEYS
 from visionkit.config_schema import SCHEMAS
 from visionkit.errors import CheckpointError, ConfigError
-from visionkit.overrides import quote_path, single_runs
+from visionkit.overrides import for_sweep, quote_path, single_runs
 from visionkit.structures import FeatureSpec
 from visionkit.targets import build, locate_fenced
 
@@ -82,8 +82,6 @@ TYPOS = [
     ("data.splits.tran=a", "data.splits.tran: there is no such key (did you mean 'data.splits.train'?)"),
     ("data.splits.train=null", "data.splits.train=null: name the list to train on"),
     ("data.classes=[a]", "data.classes=[a]: Shapes takes no classes; leave it out, or choose another data="),
-    ("data.root=/pictures", "data.root=/pictures: the format is missing; add data=coco, data=voc, data=yolo, data=csv, "
-     "data=masks or data=folder"),
     ("data.reader.cluter=1", "data.reader.cluter: Shapes has no argument 'cluter' (did you mean 'clutter'?)"),
     ("data=coco", "data.root: the folder of the data set is missing; give data.root=DIR"),
     ("data.box=biggest", "data.box=biggest: one of largest, first, null is wanted"),
@@ -166,10 +164,10 @@ def test_defaults_compose(task, data, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "group", ["backbone", "neck", "preprocess", "augment", "optim", "schedule", "engine", "debug", "semantic_head"]
+    "group", ["backbone", "neck", "preprocess", "optim", "schedule", "engine", "debug", "semantic_head"]
 )
 def test_every_choice_composes(group):
-    """Of backbones some: tests/backbones builds the others from their files."""
+    """Of backbones some: tests/backbones builds the others from their files, tests/data all of augment."""
     choices = groups()[group]
     for choice in choices if group != "backbone" else ("csp", "csp_large", "resnet18", "convnext_tiny", "timm"):
         compose("train", [f"{group}={choice}"])
@@ -216,7 +214,7 @@ def test_several_sets_have_their_own_keys(monkeypatch):
     assert (bccd.seed, bccd.splits) == (3, {"train": "train", "val": "val", "test": "test"})
     assert (camvid.root, camvid.ignore_index, camvid.reader.unlabelled) == ("/sets/camvid", 11, "skip")
     assert (data.root, data.proportions) == (None, {"camvid": 2.0})
-    assert set(bccd) == {*READER_KEYS, "reader", "splits"}
+    assert set(bccd) == {*READER_KEYS, "reader", "splits"} - {"channels", "bit_depth"}  # those are one for all
 
 
 def test_generated_scenes_among_the_sets_are_of_the_runs_size():
@@ -237,7 +235,10 @@ def test_several_sets_are_composed_for_every_tool(tmp_path):
         evaluation_data(compose("train", ["data=[bccd,camvid]"]).data, OmegaConf.create({"sets": {"bcd": {"seed": 1}}}))
 
 
-SETS = "known: bccd, caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, hymenoptera, masks, pennfudan, "
+SETS = (
+    "known: auto, bccd, caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, hymenoptera, masks, "
+    "pennfudan, "
+)
 
 
 @pytest.mark.parametrize(
@@ -324,6 +325,22 @@ def test_every_key_has_its_type():
     assert folder.augment.transforms[0].RandomResizedCrop["size"] == [64, 96]
 
 
+def test_a_folder_without_a_format_is_recognised():
+    for tool in ("train", "check_data", "benchmark"):
+        data = compose(tool, ["task=semantic", "data.root=/pictures"]).data
+        assert (data.root, data.reader) == (
+            "/pictures",
+            {"_target_": "visionkit.data.readers.Auto", "_partial_": True, "task": "semantic"},
+        )
+    assert compose("train", ["data.root=null"]).data.reader._target_.endswith("Shapes")
+    assert compose("train", ["data=voc", "data.root=/x", "task=semantic"]).data.reader.kind == "semantic"
+    # An evaluation reads the folder as the training data were read; generated scenes have none.
+    files = evaluation_data(compose("train", ["data=voc", "data.root=/x"]).data, OmegaConf.create({"root": "/y"}))
+    assert (files.root, files.reader._target_) == ("/y", "visionkit.data.readers.Voc")
+    assert "data=auto" in for_sweep(["data.root=/x", "seed=1,2"], ["data"])
+    assert "data=auto" not in for_sweep(["data=voc", "data.root=/x"], ["data"])
+
+
 @pytest.mark.parametrize(
     "path", ["/a=b", "a,b", "it's", 'say "x"', "a b", "é/ü", "C:\\new\\", "a\\'b", "{a}b", "[x]", "1", "a#b"]
 )
@@ -407,7 +424,7 @@ def test_evaluation_data_refuses_what_the_reader_does_not_take(given, message):
         ("predict", ["checkpoint=x", "source=y", "out=z", "score=2"], ["score=2: a share from 0 to 1 is wanted"]),
         ("predict", ["checkpoint=x"], ["source: a value is missing; give source=…",
                                        "out: a value is missing; give out=…"]),
-        ("check_data", ["data=coca"], ["data=coca: there is no such data (did you mean 'coco'?); known: bccd, "
+        ("check_data", ["data=coca"], ["data=coca: there is no such data (did you mean 'coco'?); known: auto, bccd, "
                                        "caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, "
                                        "hymenoptera, masks, mixture, pennfudan, shapes, voc, yolo"]),
         ("check_data", ["data=voc"], ["data.root: the folder of the data set is missing; give data.root=DIR"]),
@@ -434,6 +451,7 @@ def test_reader_arguments(tmp_path):
     ).data
     assert reader_arguments(data, "val") == {
         "split": "minival", "root": str(tmp_path), "classes": None, "on_error": "stop", "annotations": "/m.json",
+        "seed": 0, "channels": 3, "bit_depth": 8,
     }  # fmt: skip
     assert reader_arguments(data, "other")["annotations"] is None
     with pytest.raises(ConfigError, match=r"data\.splits\.test=null"):

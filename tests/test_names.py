@@ -19,14 +19,16 @@ SNAPSHOT = {
     ],
     "visionkit.metrics": [
         "CocoDetection", "CocoInstances", "LocalizationAccuracy", "PanopticQuality", "SemanticScores", "TopK",
-        "coco_evaluate",
+        "coco_evaluate", "voc_evaluate",
     ],
     "visionkit.data": [
-        "Augment", "Collate", "CollateEvaluation", "EpochSampler", "EvaluationSet", "Mosaic", "TrainingSet", "batches",
-        "class_map", "evaluation_loader", "field_classes", "fit_sample", "training_loader",
+        "Augment", "BatchMix", "Collate", "CollateEvaluation", "CopyPaste", "EpochSampler", "EvaluationSet", "MixUp",
+        "Mosaic", "TorchvisionAugment", "TrainingSet", "batches", "class_map", "evaluation_loader", "field_classes",
+        "fit_sample", "repeat_factors", "training_loader",
     ],
     "visionkit.data.readers": [
-        "Coco", "CocoPanoptic", "Csv", "Folder", "Joined", "Masks", "Mixture", "Shapes", "SingleObject", "Voc", "Yolo",
+        "Auto", "Coco", "CocoPanoptic", "Csv", "Folder", "Joined", "Masks", "Mixture", "Shapes", "SingleObject", "Voc",
+        "Yolo",
     ],
     "visionkit.report": ["Shown", "contact_sheet", "draw", "draw_all", "plot_curves", "spread", "write_report"],
 }  # fmt: skip

@@ -1,4 +1,7 @@
-"""Time inference: python tools/benchmark.py task=multitask heads=[classification,detection] [key=value …]."""
+"""Time inference: python tools/benchmark.py task=multitask heads=[classification,detection] [key=value …].
+
+Time the training loader: python tools/benchmark.py loader data=coco128 [against=[ultralytics,torchvision]].
+"""
 
 from __future__ import annotations
 

@@ -9,13 +9,15 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from visionkit.config import build, groups, reader_arguments
+from visionkit.config_data import IMAGE_KEYS
 from visionkit.data.class_map import field_classes
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Head, Metric, Reader
 from visionkit.metrics import CocoDetection, CocoInstances, LocalizationAccuracy, SemanticScores, TopK
 from visionkit.model import VisionModel
-from visionkit.targets import locate
+from visionkit.structures import Decoding
+from visionkit.targets import locate, parameters
 
 
 def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
@@ -27,12 +29,18 @@ def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
     heads = {name: {"classes": _classes_of(plain["head"][name], reader), **plain["head"][name]} for name in cfg.heads}
     preprocess = dict(plain["preprocess"])
     backbone = {key: value for key, value in plain["model"]["backbone"].items() if key != "weights"}
+    image_channels = plain["data"].get("channels", 3)
+    backbone |= _in_channels(backbone, image_channels)
     weights = plain["weights"]
     if isinstance(weights, Mapping):
         channels = len(preprocess["mean"])
         for name in ("mean", "std"):
             value = weights.get(name, preprocess[name])
             preprocess[name] = [value] * channels if isinstance(value, int | float) else list(value)
+    if len(preprocess["mean"]) != image_channels:
+        count = len(preprocess["mean"])
+        mend = "give one a channel"
+        raise ConfigError(f"preprocess.mean has {count} values beside data.channels={image_channels}; {mend}")
     return {
         "backbone": backbone,
         "neck": plain["model"]["neck"],
@@ -96,26 +104,44 @@ def backbone_weights(weights: Any) -> str | None:
 def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | None = None) -> Reader:
     """Open one split, a role (train, val, test) or one of the source's own lists; of `data.sets` those that have it."""
     if data.get("sets"):
-        own = {name: one for name, one in data["sets"].items() if one["splits"].get(split, split) is not None}
+        image = {key: data[key] for key in IMAGE_KEYS if key in data}
+        sets = {name: {**one, **image} for name, one in data["sets"].items()}
+        own = {name: one for name, one in sets.items() if one["splits"].get(split, split) is not None}
         if not own:
             raise ConfigError(f"data.sets: none of {', '.join(data['sets'])} has a list for {split}")
-        readers = {name: build(one["reader"], allow=allow)(**reader_arguments(one, split)) for name, one in own.items()}
+        readers = {name: _opened(one, split, allow) for name, one in own.items()}
         proportions = {name: share for name, share in data["proportions"].items() if name in own}
         mixture: Reader = build(data["reader"], allow=allow)(readers, proportions=proportions or None)
         return mixture
+    return _opened(data, split, allow)
+
+
+def _opened(data: Mapping[str, Any], split: str, allow: Sequence[str] | None) -> Reader:
+    """Open one split of one set. Where other images than the usual are wanted, the first must be of that kind."""
     reader: Reader = build(data["reader"], allow=allow)(**reader_arguments(data, split))
+    wanted = Decoding(data.get("channels", 3), data.get("bit_depth", 8))
+    if wanted != Decoding() and len(reader):
+        image = reader.read(0).image
+        if image.shape[2] != wanted.channels or image.dtype != wanted.dtype:
+            raise ConfigError(
+                f"data.channels={wanted.channels}, data.bit_depth={wanted.bit_depth}: {type(reader).__name__} gives "
+                f"images of {image.shape[2]} channels, {image.dtype}; leave the keys out, or choose another data="
+            )
     return reader
 
 
-def build_metrics(model: VisionModel) -> dict[str, Metric]:
-    """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from."""
+def build_metrics(model: VisionModel, *, voc_ap: bool = False) -> dict[str, Metric]:
+    """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from.
+
+    voc_ap: those of boxes tell VOC's average precision, too.
+    """
     metrics: dict[str, Any] = {}
     for name, module in model.heads.items():
         head = cast(Head, module)
         if "masks" in head.needs:
-            metrics[name] = CocoInstances(head.classes)
+            metrics[name] = CocoInstances(head.classes, voc=voc_ap)
         elif "boxes" in head.needs:
-            metrics[name] = CocoDetection(head.classes)
+            metrics[name] = CocoDetection(head.classes, voc=voc_ap)
         elif "semantic" in head.needs:
             metrics[name] = SemanticScores(head.classes)
         elif "box" in head.needs:
@@ -136,6 +162,21 @@ def category_ids(model: VisionModel, reader: Reader) -> dict[str, list[int | str
 def label_fields(nodes: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     """The fields of `LABEL_FIELDS` that the heads described by `nodes` need."""
     return frozenset().union(*(getattr(locate(node["_target_"]), "needs", ()) for node in nodes))
+
+
+def _in_channels(backbone: Mapping[str, Any], channels: int) -> dict[str, int]:
+    """What a backbone is told of the images' channels: nothing where they are the usual 3, or it says so itself."""
+    own = backbone.get("in_channels", 3 if channels == 3 else None)
+    if own is None:
+        if "in_channels" not in parameters(locate(backbone["_target_"])):
+            name = backbone["_target_"].rpartition(".")[2]
+            raise ConfigError(
+                f"data.channels={channels}: {name} takes images of 3 channels alone; choose another backbone"
+            )
+        return {"in_channels": channels}
+    if own != channels:
+        raise ConfigError(f"model.backbone.in_channels={own} beside data.channels={channels}; leave the first out")
+    return {}
 
 
 def _own_weights(weights: Mapping[str, float], heads: Sequence[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import traceback
@@ -9,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visionkit.errors import ConfigError, UserError, did_you_mean, listed
+from visionkit.errors import ConfigError, UserError, did_you_mean, listed, printable
 
 TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
     "evaluate": ("visionkit.engine.run", "evaluate_run", "score a checkpoint"),
     "predict": ("visionkit.predictor", "predict_run", "draw and save a checkpoint's predictions"),
     "benchmark": ("visionkit.engine.benchmark", "benchmark_run", "time inference, all heads together and one by one"),
+    "benchmark loader": ("visionkit.engine.loader_benchmark", "loader_benchmark_run", "time the training loader"),
     "check_data": ("visionkit.cli", "check_data_run", "look for faults in a data set"),
 }
 """Each tool's function, which takes the composed configuration and returns an exit code or None, and what it does."""
@@ -31,7 +33,11 @@ _USUAL = {
     "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "score=0.3", "batch_size=16", "device=auto"),
     "benchmark": ("task=multitask heads=[…]", "backbone=NAME", "image_size=640", "data.batch_size=N", "device=auto",
                   "engine.precision=auto|bf16|fp32", "resume=none|RUN", "run_dir=DIR"),
-    "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "fix=OUT.json", "task=detect"),
+    "benchmark loader": ("data=NAME data.root=DIR", "task=detect", "image_size=640", "data.batch_size=N",
+                         "data.workers=N", "data.cache=none|ram|disk", "against=[ultralytics,torchvision]",
+                         "index=true", "run_dir=DIR"),
+    "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "page=OUT.html", "fix=OUT.json",
+                   "task=detect"),
 }  # fmt: skip
 
 
@@ -41,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tool in ("--help", "-h", "help"):
         print(
             "\n".join(
-                ["usage: visionkit TOOL key=value …", *(f"  {name:<11} {what[2]}" for name, what in TOOLS.items())]
+                ["usage: visionkit TOOL key=value …", *(f"  {name:<17} {what[2]}" for name, what in TOOLS.items())]
             )
         )
         return 0
@@ -59,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_tool(tool: str, arguments: Sequence[str]) -> int:
     """Compose, check and run; errors become lines on stderr and an exit code."""
+    if tool == "benchmark" and list(arguments[:1]) == ["loader"]:
+        tool, arguments = "benchmark loader", arguments[1:]
     show = any(text.lstrip("+").lower() == "debug.traceback=true" for text in arguments)
     try:
         if "--help" in arguments or "-h" in arguments:
@@ -74,7 +82,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         if show:
             traceback.print_exc()
-        print(error, file=sys.stderr)
+        print("\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         return 2
     except Exception as error:
         if show:
@@ -89,7 +97,13 @@ def usage(tool: str) -> str:
     """Return the help of a tool: its usual keys, and the groups with their choices."""
     config = importlib.import_module("visionkit.config")
     chosen = importlib.import_module("visionkit.overrides").CHOSEN_IN[tool]
-    lines = [f"{tool}: {TOOLS[tool][2]}", f"usage: python tools/{tool}.py key=value …", "", "usual keys"]
+    script, _, mode = tool.partition(" ")
+    lines = [
+        f"{tool}: {TOOLS[tool][2]}",
+        f"usage: python tools/{script}.py {f'{mode} ' if mode else ''}key=value …",
+        "",
+        "usual keys",
+    ]
     lines += [f"  {text}" for text in _USUAL[tool]]
     groups = {name: names for name, names in config.groups().items() if names and (chosen is None or name in chosen)}
     if groups:
@@ -102,21 +116,21 @@ def usage(tool: str) -> str:
 
 
 def check_data_run(cfg: Any) -> int:
-    """Check the split `data.split`, or all that `data.splits` names; return 2 if one has faults."""
+    """Check the split `data.split`, or all that `data.splits` names; return 2 if one has errors."""
     from visionkit.build import build_reader
-    from visionkit.data.check import check_data
+    from visionkit.data.check_run import check_data
 
-    every = dict.fromkeys(name for name in cfg.data.splits.values() if name)
-    names = [cfg.data.split] if cfg.data.split else list(every)
-    if cfg.fix is not None and len(names) != 1:
-        raise ConfigError(f"fix={cfg.fix}: one split is written; choose it with data.split ({listed(names)})")
-    code = 0
-    for name in names:
-        print(f"== {name}")
-        sets = {key: {**one, "on_error": "skip"} for key, one in cfg.data.sets.items()}
-        reader = build_reader({**cfg.data, "on_error": "skip", "sets": sets}, name)
-        code = max(code, check_data(reader, None if cfg.fix is None else Path(cfg.fix)))
-    return code
+    lists = {cfg.data.split: cfg.data.split} if cfg.data.split else {}
+    if not lists:
+        for role, own in cfg.data.splits.items():
+            lists |= {own: role} if own and own not in lists else {}
+    if cfg.fix is not None and len(lists) != 1:
+        raise ConfigError(f"fix={cfg.fix}: one split is written; choose it with data.split ({listed([*lists])})")
+    sets = {key: {**one, "on_error": "skip"} for key, one in cfg.data.sets.items()}
+    data = {**cfg.data, "on_error": "skip", "sets": sets}
+    openers = {own: functools.partial(build_reader, data, role) for own, role in lists.items()}
+    page, fix = (None if path is None else Path(path) for path in (cfg.page, cfg.fix))
+    return check_data(openers, page=page, fix=fix)
 
 
 def _call(tool: str, cfg: Any) -> int:

@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from visionkit.config_checks import empty, fill, leaves, range_faults, shown, without_missing
-from visionkit.config_data import READER_KEYS, SET_KEYS, data_faults, filled_sets
+from visionkit.config_data import IMAGE_KEYS, READER_KEYS, SET_KEYS, data_faults, filled_sets
 from visionkit.config_schema import SCHEMAS, DataConfig
 from visionkit.errors import ConfigError, did_you_mean, listed
-from visionkit.overrides import read_overrides
+from visionkit.overrides import names_folder_alone, read_overrides
 from visionkit.targets import build, check_fence, locate, parameters, target_faults
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "reader_arguments",
 ]
 
-TRAINING = ("train", "benchmark")
+TRAINING = ("train", "benchmark", "benchmark loader")
 """The tools that take the whole configuration of a training run."""
 _TUNED_BY_DATA = ("augment", "optim", "schedule", "preprocess")
 """Groups of which configs/data/<data>/<task>.yaml may change single keys."""
@@ -53,10 +53,14 @@ def _backbone_weights(weights: Any) -> Any:
     return None if path in ("none", "auto") else path
 
 
-def _from_weights(weights: Any, key: str, default: Any) -> Any:
-    """Return what {path, mean, std} says under `key`, one number for all channels or one each, else the default."""
-    value = weights.get(key, default) if OmegaConf.is_dict(weights) else default
-    return [value] * len(default) if isinstance(value, int | float) else value
+def _from_weights(weights: Any, key: str, channels: int, default: Any) -> Any:
+    """Return what {path, mean, std} says under `key`, one number for all channels or one each, else the default.
+
+    default: of red, green and blue; images of another number of channels have their mean in each.
+    """
+    usual = list(default) if channels == len(default) else [round(sum(default) / len(default), 3)] * channels
+    value = weights.get(key, usual) if OmegaConf.is_dict(weights) else usual
+    return [value] * channels if isinstance(value, int | float) else value
 
 
 # Used in configs/: ${height_width:${image_size}}
@@ -93,6 +97,8 @@ def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: one line for each fault.
     """
     choices, values, faults = read_overrides(tool, overrides, groups())
+    if tool in (*TRAINING, "check_data") and names_folder_alone(choices, values):
+        choices["data"] = "auto"
     plain = _composed(tool, choices, values, faults)
     cfg, more = _filled(tool, plain)
     faults += more + (_misplaced_heads(values, cfg) if tool in TRAINING else [])
@@ -131,6 +137,8 @@ def evaluation_data(trained: Mapping[str, Any], given: Mapping[str, Any], *, all
         check_fence(own, allow)
         data = OmegaConf.merge(own, data)
     assert isinstance(data, DictConfig)
+    # What images become belongs to the model, whichever data it is judged on.
+    data.update({key: trained[key] for key in IMAGE_KEYS if key in trained})
     plain = _plain(data)
     faults = range_faults({"data": plain}) + data_faults(plain) + target_faults(plain, "data")
     if faults:
@@ -151,7 +159,7 @@ def reader_arguments(data: Mapping[str, Any], split: str) -> dict[str, Any]:
     if own is None:
         raise ConfigError(f"data.splits.{split}=null: the data set has no such list; name one of its own lists")
     taken = parameters(locate(plain["reader"]["_target_"]))
-    arguments = {key: plain[key] for key in READER_KEYS if key in taken}
+    arguments = {key: plain[key] for key in READER_KEYS if key in taken and key in plain}
     if "annotations" in arguments:
         arguments["annotations"] = plain["annotations"].get(own)
     counts = plain["reader"].get("count")
@@ -314,17 +322,13 @@ def _misplaced_heads(keys: Iterable[str], cfg: DictConfig) -> list[str]:
 
 def _augment_faults(values: Mapping[str, Any]) -> list[str]:
     """Return what the augmentations, which are short names and not targets, find wrong with their own arguments."""
-    from visionkit.data.mixes import Mosaic
-    from visionkit.data.transforms import Augment
+    from visionkit.data.augmentation import build_augmentation
+    from visionkit.data.image_kinds import unfit_transforms
 
-    augment, canvas = values["augment"], build({"size": values["preprocess"]})["size"].canvas
-    faults = []
-    for part, arguments in (
-        (Mosaic, {"canvas": canvas, **augment["mosaic"]}),
-        (Augment, {"transforms": augment["transforms"]}),
-    ):
-        try:
-            part(**arguments)
-        except ConfigError as error:
-            faults.append(str(error))
-    return faults
+    preprocess = build({"size": values["preprocess"]})["size"]
+    try:
+        build_augmentation(**values["augment"], canvas=preprocess.canvas, fill=preprocess.fill, seed=values["seed"])
+    except ConfigError as error:
+        return [str(error)]
+    augment = values["augment"]
+    return unfit_transforms(augment["transforms"], augment["backend"], preprocess.decoding, preprocess.canvas)

@@ -16,8 +16,11 @@ from visionkit.errors import did_you_mean, listed
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.on_error": ("stop", "skip"),
-    "data.cache": ("none", "ram"),
+    "data.cache": ("none", "ram", "disk"),
+    "data.bit_depth": (8, 16, "float"),
+    "data.reduced_decoding": ("auto", False),
     "data.box": ("largest", "first", None),
+    "augment.backend": ("albumentations", "torchvision"),
     "optim.name": ("adamw", "muon", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),
@@ -28,6 +31,7 @@ _AT_LEAST: Mapping[str, int] = {
     "batch_size": 1,
     "data.seed": 0,
     "data.objects": 1,
+    "data.channels": 1,
     "data.batch_size": 1,
     "optim.weight_decay": 0,
     "schedule.warmup_steps": 0,
@@ -39,17 +43,24 @@ _AT_LEAST: Mapping[str, int] = {
     "engine.log_steps": 1,
     "engine.max_bad_steps": 0,
     "engine.ema.warmup": 0,
+    "augment.batch_mix.mixup": 0,
+    "augment.batch_mix.cutmix": 0,
     "debug.images": 1,
 }
-_POSITIVE = ("optim.lr", "model.width", "engine.clip_norm")
+_POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm")
 _SHARES = (
     "score",
+    "data.max_skipped",
     "optim.momentum",
     "schedule.warmup",
     "schedule.final",
     "schedule.flat",
     "engine.ema.decay",
     "augment.mosaic.p",
+    "augment.copy_paste.p",
+    "augment.mixup.p",
+    "augment.batch_mix.p",
+    "data.repeat_factor",
 )
 _WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 

@@ -13,12 +13,14 @@ from visionkit.config_schema import DataConfig
 from visionkit.errors import ConfigError, did_you_mean
 from visionkit.targets import locate, parameters
 
-READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations")
+IMAGE_KEYS = ("channels", "bit_depth")
+"""Those of `READER_KEYS` that are one for all sets: what images become, on which the model hangs."""
+READER_KEYS = ("root", "classes", "ignore_index", "seed", "objects", "on_error", "annotations", *IMAGE_KEYS)
 """The keys of `data` that a reader is given when its constructor takes them."""
-SET_KEYS = ("reader", "splits", *READER_KEYS)
+SET_KEYS = ("reader", "splits", *(key for key in READER_KEYS if key not in IMAGE_KEYS))
 """The keys of `data` that each of several sets has for itself, under `data.sets.<name>`."""
-_UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}, "on_error": "stop"}
-_FORMATS = "data=coco, data=voc, data=yolo, data=csv, data=masks or data=folder"
+_UNSET: Mapping[str, Any] = {"seed": 0, "annotations": {}, "on_error": "stop", "channels": 3, "bit_depth": 8}
+_FORMATS = "data=auto, data=coco, data=voc, data=yolo, data=csv, data=masks or data=folder"
 
 
 def filled_sets(sets: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -72,9 +74,9 @@ def _reader_faults(data: Mapping[str, Any], path: str) -> list[str]:
         is_given = data.get(key) not in (None, _UNSET.get(key))
         if key == "root" and is_given and name == "Shapes":
             faults.append(f"{path}.root={data[key]}: the format is missing; add {_FORMATS}")
-        elif is_given and of_sets:
+        elif is_given and of_sets and key not in IMAGE_KEYS:
             faults.append(f"{path}.{key}={shown(data[key])}: each set has its own; give {path}.sets.<name>.{key}")
-        elif is_given and key not in taken and key != "on_error":
+        elif is_given and not of_sets and key not in taken and key != "on_error":
             faults.append(
                 f"{path}.{key}={shown(data[key])}: {name} takes no {key}; leave it out, or choose another data="
             )

@@ -45,12 +45,22 @@ class DataConfig:
     seed: of generated scenes, and of splits by fraction.
     objects: number of objects in a generated scene; null: many.
     box: largest or first, the object that localization means in images of several; null: such images are refused.
-    on_error: stop at a broken file or label, or skip it and say so.
+    on_error: stop at a broken file or label, or skip it and say so; max_skipped: the share of the images, and of the
+        objects, that may be skipped.
     annotations: split -> annotation file, where it is not where the format puts it.
     splits: the source's list of each role; split: the one that evaluate and check_data take, a role or a list.
     sets, proportions: of data=[a,b], each set's own reader, splits and keys, and the share of training images that is
         drawn from it (by default its own size).
-    batch_size: images a step and device. workers: loading processes, or auto. cache: decoded images, none or ram.
+    repeat_factor: share of the images (LVIS: 0.001); those with a class that fewer images show are drawn more often;
+        null: all alike.
+    channels: of the decoded images: 3 (RGB), 1 (grey), or as many as the files hold. bit_depth: 8, 16 or float; what
+        becomes of files of another depth is told in `visionkit.data.decode`.
+    batch_size: images a step and device. workers: loading processes, or auto.
+    cache: where decoded training images are kept: ram, disk (the cache folder) or none, where each process keeps the
+        128 MiB that it met last for mosaics and other mixes. cache_gib: the most that it takes; null: 4 in memory, 64
+        on the disk.
+    reduced_decoding: auto: in training, JPEGs at least three times as large as they are used are decoded at 1/2, 1/4 or
+        1/8 of their size; false: never. Evaluation always decodes at full size.
     """
 
     reader: dict[str, Any]
@@ -61,14 +71,20 @@ class DataConfig:
     objects: int | None
     box: str | None
     on_error: str
+    max_skipped: float
     annotations: dict[str, str]
     splits: SplitsConfig
     split: str | None
     sets: dict[str, Any]
     proportions: dict[str, float]
+    repeat_factor: float | None
+    channels: int
+    bit_depth: int | str
     batch_size: int
     workers: int | str
     cache: str
+    cache_gib: float | None
+    reduced_decoding: str | bool
 
 
 @dataclass
@@ -84,11 +100,51 @@ class MosaicConfig:
 
 
 @dataclass
+class CopyPasteConfig:
+    """p: share of samples into which objects of another image are pasted, by their masks; until: as of the mosaic;
+    scale: range of the factor of the other image's scale.
+    """
+
+    p: float
+    until: int | float | None
+    scale: list[float]
+
+
+@dataclass
+class MixUpConfig:
+    """p: share of samples that are blended with another; until: as of the mosaic; alpha: of the Beta distribution from
+    which the shares are drawn, large: about a half.
+    """
+
+    p: float
+    until: int | float | None
+    alpha: float
+
+
+@dataclass
+class BatchMixConfig:
+    """Of image classes alone, on the device. p: share of the batches whose images are mixed with each other; mixup,
+    cutmix: alpha of the Beta distribution of the shares, 0: not this one; with both, each of them half the time.
+    """
+
+    p: float
+    mixup: float
+    cutmix: float
+
+
+@dataclass
 class AugmentConfig:
-    """transforms: one-key mappings {name: {argument: value}}, applied in order after the mosaic."""
+    """mosaic, copy_paste, mixup: in this order; transforms: one-key mappings {name: {argument: value}}, applied after
+    them in their order, by the names of the backend, albumentations or torchvision (its transforms.v2); batch_mix:
+    applied last.
+    """
 
     mosaic: MosaicConfig
+    copy_paste: CopyPasteConfig
+    mixup: MixUpConfig
+    backend: str
     transforms: list[dict[str, Any]]
+    batch_mix: BatchMixConfig
 
 
 @dataclass
@@ -141,6 +197,7 @@ class EngineConfig:
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
     select: the number that chooses the best checkpoint: a "head/metric", or mean, the mean of all heads' main numbers,
         each divided by what `references` names for it ("head/metric": number).
+    voc_ap: tell Pascal VOC's average precision of boxes beside COCO's.
     """
 
     epochs: int
@@ -158,6 +215,14 @@ class EngineConfig:
     max_bad_steps: int
     select: str
     references: dict[str, float]
+    voc_ap: bool
+
+
+@dataclass
+class JudgingConfig:
+    """voc_ap: as in training; null: as the checkpoint was trained."""
+
+    voc_ap: bool | None
 
 
 @dataclass
@@ -202,6 +267,16 @@ class TrainConfig:
 
 
 @dataclass
+class LoaderBenchmarkConfig(TrainConfig):
+    """against: other loaders to time beside ours, ultralytics and torchvision; left out: none. index: also measure the
+    index of a large annotation file; left out: false.
+    """
+
+    against: list[str]
+    index: bool
+
+
+@dataclass
 class EvaluateConfig:
     """checkpoint: a checkpoint or run folder. data: what differs from the checkpoint's own (`evaluation_data`).
     run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run.
@@ -211,6 +286,7 @@ class EvaluateConfig:
     run_dir: str | None
     device: str
     data: dict[str, Any]
+    engine: JudgingConfig
     debug: DebugConfig
 
 
@@ -231,11 +307,14 @@ class PredictConfig:
 
 @dataclass
 class CheckDataConfig:
-    """task, image_size: those for which `shapes` draws its scenes; fix: COCO JSON file to write, or null."""
+    """task, image_size: those for which `shapes` draws its scenes; page: HTML file to write, with drawn examples, or
+    null; fix: COCO JSON file to write, or null.
+    """
 
     task: str
     image_size: Any
     data: DataConfig
+    page: str | None
     fix: str | None
     debug: DebugConfig
 
@@ -243,10 +322,11 @@ class CheckDataConfig:
 SCHEMAS: Mapping[str, type] = {
     "train": TrainConfig,
     "benchmark": TrainConfig,
+    "benchmark loader": LoaderBenchmarkConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "check_data": CheckDataConfig,
 }
 
-PATH_KEYS = ("data.root", "run_dir", "resume", "weights", "checkpoint", "source", "out", "fix")
+PATH_KEYS = ("data.root", "run_dir", "resume", "weights", "checkpoint", "source", "out", "page", "fix")
 """Keys that hold a path, beside `data.annotations.*`: typed without quotes, `~` means the home folder."""

@@ -86,7 +86,12 @@ class Merge(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """One split of one data set, read lazily."""
+    """One split of one data set, read lazily.
+
+    A reader may also have `image_file(index)`, the path of an image and the `Decoding` by which `read` decodes it, so
+    that it can be kept on disk and decoded at a part of its size; and `prepare(count)`, which makes the first `count`
+    images (None: all) where they are made and not read.
+    """
 
     classes: Sequence[str]
     """The classes of boxes, masks and whole images."""
@@ -132,3 +137,15 @@ class Metric(Protocol):
 
     reasons: Mapping[str, str]
     """Why a number of `compute` is nan, by the number's name."""
+
+
+@runtime_checkable
+class ClassTable(Protocol):
+    """A metric that tells several numbers of each class."""
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """By class, in their order: the same numbers by name, and last "objects", how many there are to be found.
+
+        Where a class has none, its numbers are nan.
+        """
+        ...

@@ -18,6 +18,7 @@ from visionkit.errors import did_you_mean, listed
 CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
     "benchmark": None,
+    "benchmark loader": None,
     "evaluate": ("data",),
     "predict": (),
     "check_data": ("task", "data"),
@@ -57,6 +58,11 @@ def read_overrides(
         else:
             values[key] = override.value()
     return choices, values, faults
+
+
+def names_folder_alone(choices: Mapping[str, str], values: Mapping[str, Any]) -> bool:
+    """Whether data.root was typed without data=, which means data=auto."""
+    return values.get("data.root") is not None and not {"data", "experiment"} & choices.keys()
 
 
 def quote_path(text: str) -> str:
@@ -133,5 +139,7 @@ def single_runs(overrides: Sequence[str]) -> list[list[str]]:
 
 def for_sweep(overrides: Sequence[str], known: Collection[str]) -> list[str]:
     """Return overrides as Hydra takes them in a sweep: paths quoted unless they hold a comma, keys free to be new."""
-    texts = [text if "," in text else quote_path(text) for text in overrides]
+    typed = {text.partition("=")[0].lstrip("+"): text for text in overrides}
+    alone = names_folder_alone(typed, {"data.root": typed.get("data.root")})
+    texts = [text if "," in text else quote_path(text) for text in (*overrides, *(["data=auto"] if alone else []))]
     return [text if text.partition("=")[0] in known else f"++{text.lstrip('+')}" for text in texts]

@@ -15,12 +15,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from visionkit.data.decode import IMAGE_SUFFIXES, decode
+from visionkit.data.bands import Native, pillow_pixels
+from visionkit.data.decode import IMAGE_SUFFIXES, USUAL, as_wanted, decode
 from visionkit.engine.device import resolve_device
 from visionkit.errors import DataError, UserError
 from visionkit.model import VisionModel
 from visionkit.predictions import Prediction
-from visionkit.structures import Geometry
+from visionkit.preprocess import fill_value
+from visionkit.structures import Decoding, Geometry
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 """What `Predictor.predict` takes for an image."""
@@ -50,12 +52,18 @@ class Predictor:
         """The class names of each head and merge, in the order of its labels and scores."""
         return self.model.classes
 
+    @property
+    def decoding(self) -> Decoding:
+        """The kind of images that the model takes."""
+        return self.model.preprocess.decoding
+
     def predict(self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 16) -> list[dict[str, Prediction]]:
         """Return one prediction per head for each image, in the order given.
 
         Args:
             images: one image or a list of images, of any sizes: paths, PIL images, (H, W, 3) uint8 RGB arrays or
-                (3, H, W) uint8 RGB tensors. EXIF orientation is applied to paths and PIL images.
+                (3, H, W) uint8 RGB tensors; for a model of other images (`data.channels`, `data.bit_depth`) those of
+                its channels and dtype. EXIF orientation is applied to paths and PIL images.
             batch_size: images read and predicted at a time.
 
         Raises:
@@ -68,13 +76,15 @@ class Predictor:
         predictions: list[dict[str, Prediction]] = []
         for first in range(0, len(several), batch_size):
             chunk = several[first : first + batch_size]
-            arrays = [to_array(image, f"image {first + index}") for index, image in enumerate(chunk)]
+            arrays = [to_array(image, f"image {first + index}", self.decoding) for index, image in enumerate(chunk)]
             predictions += self._predict_batch(arrays)
         return predictions
 
     def _predict_batch(self, arrays: Sequence[np.ndarray]) -> list[dict[str, Prediction]]:
         preprocess = self.model.preprocess
-        canvases = np.full((len(arrays), *preprocess.canvas, 3), preprocess.fill, np.uint8)
+        dtype = self.decoding.dtype
+        shape = (len(arrays), *preprocess.canvas, self.decoding.channels)
+        canvases = np.full(shape, fill_value(preprocess.fill, dtype), dtype)
         geometries: list[Geometry] = []
         for canvas, array in zip(canvases, arrays, strict=True):
             fitted, geometry = preprocess.fit(array)
@@ -101,31 +111,37 @@ def load(checkpoint: str | Path, device: str | torch.device = "auto", allow: Seq
     return Predictor(load_model(checkpoint, allow=tuple(allow)), device)
 
 
-def to_array(image: Any, name: str = "image") -> np.ndarray:
-    """Return an image of any kind that `Predictor.predict` takes as (H, W, 3) uint8 RGB.
+def to_array(image: Any, name: str = "image", decoding: Decoding = USUAL) -> np.ndarray:
+    """Return an image of any kind that `Predictor.predict` takes as (H, W, C) of `decoding`'s channels and dtype.
 
     Raises:
         UserError: it is no such image; the message calls it by `name` and says how to convert it.
     """
     if isinstance(image, str | Path):
-        return decode(Path(image))
+        return decode(Path(image), decoding)
     if isinstance(image, Image.Image):
-        return _from_pillow(image, name)
+        return _from_pillow(image, name, decoding)
+    channels, dtype = decoding.channels, decoding.dtype.name
+    mend = _mend(image) if decoding == USUAL and isinstance(image, Tensor | np.ndarray) else ""
+    rgb = " RGB" if channels == 3 else ""
     if isinstance(image, Tensor):
-        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise UserError(f"{name}: a (3, H, W) uint8 tensor is wanted, not {_described(image)}{_mend(image)}")
+        if _dtype(image) != dtype or image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
+            raise UserError(f"{name}: a ({channels}, H, W) {dtype} tensor is wanted, not {_described(image)}{mend}")
         return np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise UserError(f"{name}: an (H, W, 3) uint8 RGB array is wanted, not {_described(image)}{_mend(image)}")
+        if image.dtype != dtype or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+            wanted = f"an (H, W, {channels}) {dtype}{rgb} array"
+            raise UserError(f"{name}: {wanted} is wanted, not {_described(image)}{mend}")
         return np.ascontiguousarray(image)
     kinds = "a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor"
     raise UserError(f"{name}: {kinds} is wanted, not {type(image).__name__}")
 
 
-def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
+def _from_pillow(image: Image.Image, name: str, decoding: Decoding) -> np.ndarray:
     """By the policy of `visionkit.data.decode`: upright, 16 bits cut to 8, transparency over white."""
     image = ImageOps.exif_transpose(image)
+    if decoding != USUAL:
+        return as_wanted(name, pillow_pixels(image), decoding)
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -249,7 +265,8 @@ def _check_targets(targets: Mapping[Path, Path]) -> None:
 
 def _target(out: Path, name: str) -> Path:
     target = out / name
-    return target if target.suffix.lower() in IMAGE_SUFFIXES else target.with_name(f"{target.name}.png")
+    drawable = target.suffix.lower() in IMAGE_SUFFIXES - {".npy"}
+    return target if drawable else target.with_name(f"{target.name}.png")
 
 
 def _predict_images(
@@ -263,7 +280,7 @@ def _predict_images(
         readable = []
         for image_id, (name, path) in numbered[first : first + batch_size]:
             try:
-                readable.append((image_id, name, decode(path)))
+                readable.append((image_id, name, decode(path, predictor.decoding)))
             except DataError as error:
                 faults.append(str(error))
         predictions = predictor.predict([image for _, _, image in readable], batch_size=batch_size)
@@ -286,7 +303,8 @@ def _predict_video(predictor: Predictor, source: Path, target: Path, *, score: f
     writer: cv2.VideoWriter | None = None
     number = 0
     for frames in _frames(capture, batch_size):
-        for frame, prediction in zip(frames, predictor.predict(frames, batch_size=batch_size), strict=True):
+        images = [as_wanted(source, Native(frame), predictor.decoding) for frame in frames]
+        for frame, prediction in zip(frames, predictor.predict(images, batch_size=batch_size), strict=True):
             number += 1
             if writer is None:
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -319,8 +337,9 @@ def _frames(capture: cv2.VideoCapture, batch_size: int) -> Iterator[list[np.ndar
 
 def _drawn(image: np.ndarray, prediction: Mapping[str, Prediction], predictor: Predictor, score: float) -> np.ndarray:
     from visionkit.report.draw import draw_all  # only who draws pays for matplotlib
+    from visionkit.report.sheet import displayable
 
-    return draw_all(image, prediction, predictor.classes, score_threshold=score)
+    return draw_all(displayable(image), prediction, predictor.classes, score_threshold=score)
 
 
 def _add_rows(

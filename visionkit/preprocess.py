@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean
-from visionkit.structures import Geometry
+from visionkit.structures import Decoding, Geometry
 
 __all__ = ["Preprocess"]
 
@@ -60,8 +60,14 @@ class Placement:
         return rows[1] - rows[0], columns[1] - columns[0]
 
     def resized(self, image: np.ndarray, *, area_below: float = 1.0) -> np.ndarray:
-        """Cut `source` out of the (H, W, C) image and resize it to `target_size`; a view where nothing changes."""
-        rows, columns = self.source
+        """Cut `source` out of the (H, W, C) image and resize it to `target_size`; a view where nothing changes.
+
+        An image that was decoded at a part of its size (`Sample.reduction`) is cut at its nearest pixels.
+        """
+        rows, columns = (
+            span if side == full else _scaled(span, side / full, side)
+            for span, side, full in zip(self.source, image.shape, self.original, strict=False)
+        )
         return resize(image[slice(*rows), slice(*columns)], self.target_size, area_below=area_below)
 
 
@@ -72,8 +78,9 @@ class Preprocess(nn.Module):
         image_size: the canvas: one number for a square, or (height, width).
         policy: "letterbox" scales by one factor, up or down, until the image just fits into the canvas, and leaves it
             at the top left; "resize_crop" takes the centre of the image, `CROP_SHARE` of the side that fits tighter.
-        mean, std: one value a channel, of pixel values scaled to 0..1.
-        fill: the grey value of the canvas beside the image, 0 to 255.
+        mean, std: one value a channel: of uint8 and uint16 pixels scaled to 0..1, of floating-point ones as they are.
+        fill: the grey value of the canvas beside the image, 0 to 255; times 257 in uint16 images, / 255 in float ones.
+        bit_depth: of the images that the weights have learned from, 8, 16 or "float", for who decodes them.
 
     Raises:
         ConfigError: a value cannot be.
@@ -90,6 +97,7 @@ class Preprocess(nn.Module):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         fill: int = 114,
+        bit_depth: int | str = 8,
     ) -> None:
         super().__init__()
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
@@ -105,6 +113,7 @@ class Preprocess(nn.Module):
         self.canvas: tuple[int, int] = (int(sides[0]), int(sides[1]))
         self.policy = policy
         self.fill = fill
+        self.decoding = Decoding(len(mean), bit_depth)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -145,7 +154,7 @@ class Preprocess(nn.Module):
         return placement.resized(image), placement.geometry
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) uint8, uint16 or float (taken as 0..1) -> float32 (values − mean) / std, in the same layout."""
+        """(B, C, H, W) uint8, uint16 or float -> float32 (values − mean) / std, in the same layout."""
         largest = _LARGEST_VALUE.get(images.dtype, 1.0)
         return (images.to(torch.float32) - self.mean * largest) / (self.std * largest)
 
@@ -175,9 +184,15 @@ def resize_indices(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def fill_value(grey: int, dtype: np.dtype) -> float:
+def fill_value(grey: float, dtype: np.dtype) -> float:
     """Return what a grey value from 0 to 255 is in images of `dtype`: uint8, uint16 or float (0..1)."""
     return {"uint8": grey, "uint16": grey * 257}.get(dtype.name, grey / 255)
+
+
+def _scaled(span: Span, factor: float, side: int) -> Span:
+    """Return the nearest pixels to `span` in an axis of `side` pixels that was scaled by `factor`, at least one."""
+    first = min(round(span[0] * factor), side - 1)
+    return first, max(first + 1, min(side, round(span[1] * factor)))
 
 
 def _centre(side: int, wanted: float) -> Span:

@@ -16,6 +16,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from visionkit.errors import ConfigError
+
 ImageId = int | str
 RLE = Mapping[str, Any]
 """COCO's compressed run-length encoding: {"size": [height, width], "counts": bytes}."""
@@ -29,6 +31,7 @@ Decoded = Mapping[str, Tensor]
 
 LABEL_FIELDS = ("boxes", "masks", "class_scores", "box", "semantic")
 """The fields of which an image may know some and not others; heads name those that they need."""
+_DTYPES: Mapping[int | str, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
 IGNORE_INDEX = 255
 """The value of a semantic map's pixels that have no label, inside the toolkit; readers map their own value to it."""
 
@@ -136,6 +139,36 @@ class Labels:
         return np.ascontiguousarray(coco_mask.decode(list(self.masks)).transpose(2, 0, 1))
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """What every image of a data set becomes.
+
+    Attributes:
+        channels: 3 (RGB), 1 (luma), or as many as the files hold.
+        bit_depth: 8 (uint8), 16 (uint16) or "float" (float32).
+        recorded: (height, width) as labels tell it. Where that is the size before EXIF orientation swaps the sides, the
+            labels were drawn on the image as it is stored, and so it is left.
+
+    Raises:
+        ConfigError: a value cannot be.
+    """
+
+    channels: int = 3
+    bit_depth: int | str = 8
+    recorded: tuple[int, int] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ConfigError(f"data.channels={self.channels}: 1 or more is wanted")
+        if self.bit_depth not in _DTYPES:
+            raise ConfigError(f"data.bit_depth={self.bit_depth}: one of 8, 16, float is wanted")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the decoded pixels."""
+        return np.dtype(_DTYPES[self.bit_depth])
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One image with its labels, both in the same pixels: the file's own, or those of a canvas after augmentation.
@@ -145,15 +178,19 @@ class Sample:
         labels: what is known of it; `labels.size` is the image's.
         image_id: the source's own id, or the reader's number from 1.
         file_name: relative to the data root, with forward slashes.
+        reduction: 1, or 2, 4 or 8 where the image was decoded at that part of its size for training: its sides are
+            those of `labels.size` divided by it and rounded up, until it is laid on a canvas (`Placement`).
     """
 
     image: np.ndarray
     labels: Labels
     image_id: ImageId
     file_name: str
+    reduction: int = 1
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[:2] != tuple(self.labels.size):
+        sides = tuple(-(-side // self.reduction) for side in self.labels.size)
+        if self.image.ndim != 3 or self.image.shape[:2] != sides:
             sizes = f"image {_describe(self.image)} beside labels of size {self.labels.size}"
             raise ValueError(f"{self.file_name}: {sizes}")
 

@@ -216,6 +216,14 @@ CASES = {
         nothing=Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)),
         empty=Labels(size=SIZE, boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64)),
     ),
+    "CocoDetection with VOC's numbers": Case(
+        make=lambda: CocoDetection(CLASSES, voc=True),
+        truth=_boxes,
+        perfect=_found,
+        some=_half_found,
+        nothing=Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)),
+        empty=Labels(size=SIZE, boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64)),
+    ),
     "TopK": Case(
         make=lambda: TopK(CLASSES),
         truth=_one_hot,

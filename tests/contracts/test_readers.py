@@ -14,6 +14,7 @@ from PIL import Image
 
 from visionkit.data.export_coco import export_coco
 from visionkit.data.readers import (
+    Auto,
     Coco,
     CocoPanoptic,
     Csv,
@@ -32,6 +33,7 @@ from visionkit.interfaces import Reader
 from visionkit.structures import LABEL_FIELDS, Labels, Sample
 
 SIZES = [(40, 60), (50, 30), (64, 64)]
+Maker = Callable[[Path, str], Reader]
 BOXES = [[(2.5, 3.0, 20.0, 30.0, "cat"), (10.0, 10.0, 60.0, 40.0, "dog")], [], [(0.0, 0.0, 64.0, 64.0, "dog")]]
 
 
@@ -214,7 +216,75 @@ def make_mixture(root: Path, split: str) -> Reader:
     return Mixture({"objects": make_coco(root / "a", split), "pixels": make_semantic(root / "b", split)})
 
 
+def save_voc_masks(root: Path) -> None:
+    """The boxes as SegmentationObject, their classes (cat 8, dog 12) as SegmentationClass."""
+    make_voc(root, "train")
+    (root / "ImageSets" / "Segmentation").mkdir()
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("image_0\nimage_1\nimage_2\n")
+    save_masks(root, "SegmentationObject")
+    (root / "SegmentationClass").mkdir()
+    for number, rows in enumerate(BOXES):
+        ids = np.asarray(Image.open(root / "SegmentationObject" / f"image_{number}.png"))
+        classes = np.array([0, *({"cat": 8, "dog": 12}[name] for *_, name in rows)], np.uint8)[ids]
+        Image.fromarray(classes).save(root / "SegmentationClass" / f"image_{number}.png")
+
+
+def make_voc_kind(root: Path, split: str, kind: str) -> Reader:
+    save_voc_masks(root)
+    return Voc(root, split, kind=kind)
+
+
+def make_cityscapes(root: Path, split: str) -> Reader:
+    """Ids are class * 1000 + number, images in folders of cities; the mask of image 2 has a group of dogs."""
+    for number, (height, width) in enumerate(SIZES):
+        folders = [root / f"{kind}/train/city_{number}" for kind in ("left", "fine")]
+        ids = np.zeros((height, width), np.uint16)
+        for place, (x1, y1, x2, y2, name) in enumerate(BOXES[number]):
+            ids[int(y1) : int(y2), int(x1) : int(x2)] = {"cat": 24, "dog": 26}[name] * 1000 + place
+        ids = np.where(ids == 26000, 26, ids).astype(np.uint16)
+        for folder, kind, picture in zip(
+            folders, ("photo", "ids"), (np.zeros((height, width, 3), np.uint8) + 9, ids), strict=True
+        ):
+            folder.mkdir(parents=True)
+            Image.fromarray(picture).save(folder / f"{number}_{kind}.png")
+    templates = {"images": "left/{split}/*/{name}_photo.png", "masks": "fine/{split}/*/{name}_ids.png"}
+    return Masks(root, split, kind="instances", divisor=1000, names={"cat": 24, "dog": 26}, **templates)
+
+
+def make_auto(root: Path, split: str, make: Maker, task: str) -> Reader:
+    make(root, "train")
+    return Auto(root, split, task=task)
+
+
+def make_auto_voc(root: Path, split: str) -> Reader:
+    save_voc_masks(root)
+    return Auto(root, split, task="panoptic")
+
+
+def make_listed(root: Path, split: str, make: Maker, reader: Callable[..., Reader]) -> Reader:
+    """The same images by a list of two of them, in another order."""
+    names = sorted(make(root, "train").file_names)
+    (root / "lists").mkdir()
+    (root / "lists" / "train.txt").write_text(f"{names[2]}\n{names[0]}\n")
+    return reader(root, split, lists={"train": "lists/train.txt"})
+
+
 MAKERS = {
+    "auto_coco": partial(make_auto, make=make_coco, task="instance"),
+    "auto_csv": partial(make_auto, make=make_csv_classes, task="classify"),
+    "auto_folder": partial(make_auto, make=make_folder, task="classify"),
+    "auto_masks": partial(make_auto, make=make_instances, task="instance"),
+    "auto_voc": make_auto_voc,
+    "auto_yolo": partial(make_auto, make=make_yolo, task="detect"),
+    "cityscapes": make_cityscapes,
+    "listed_coco": partial(make_listed, make=make_coco, reader=Coco),
+    "listed_csv": partial(make_listed, make=make_csv, reader=Csv),
+    "listed_folder": partial(make_listed, make=make_folder, reader=Folder),
+    "listed_voc": partial(make_listed, make=make_voc, reader=Voc),
+    "listed_yolo": partial(make_listed, make=make_yolo, reader=Yolo),
+    "voc_all": partial(make_voc_kind, kind="all"),
+    "voc_instances": partial(make_voc_kind, kind="instances"),
+    "voc_semantic": partial(make_voc_kind, kind="semantic"),
     "coco": make_coco,
     "coco_panoptic": make_coco_panoptic,
     "csv": make_csv,
@@ -230,7 +300,6 @@ MAKERS = {
     "yolo": make_yolo,
     "yolo_polygons": make_yolo_polygons,
 }
-Maker = Callable[[Path, str], Reader]
 
 
 @pytest.fixture(params=sorted(MAKERS))

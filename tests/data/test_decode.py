@@ -11,6 +11,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from visionkit.data.decode import check_file, decode, image_size
 from visionkit.errors import DataError
+from visionkit.structures import Decoding
 
 HYMENOPTERA = Path(__file__).parents[2] / "../shared/data/hymenoptera"
 
@@ -115,10 +116,10 @@ def test_first_frame_of_an_animation(tmp_path: Path) -> None:
 
 def test_one_channel_is_luma(tmp_path: Path) -> None:
     image = Image.new("RGB", (1, 1), (100, 50, 200))
-    pixels = decode(saved(image, tmp_path / "one.png"), channels=1)
+    pixels = decode(saved(image, tmp_path / "one.png"), Decoding(channels=1))
     assert pixels.shape == (1, 1, 1) and pixels[0, 0, 0] == 82  # 0.299 * 100 + 0.587 * 50 + 0.114 * 200
-    with pytest.raises(ValueError, match="1 or 3, not 4"):
-        decode(tmp_path / "one.png", channels=4)
+    with pytest.raises(DataError, match=r"one\.png: it holds 3 channels, and data\.channels=4; give data\.channels=3"):
+        decode(tmp_path / "one.png", Decoding(channels=4))
 
 
 # ------------------------------------------------------------------------------------------------------ damaged files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from visionkit.data.check import check_data
 from visionkit.data.export_coco import export_coco, write_coco
 from visionkit.data.readers import Coco, Folder, Shapes, Voc
 from visionkit.errors import DataError
@@ -95,39 +93,3 @@ def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"cannot be written"):
         write_coco(reader, tmp_path / "file" / "out.json")
-
-
-def test_account_of_a_sound_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_data(make_voc(tmp_path)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == [
-        "images: 2 (60 x 40)",
-        "objects: 2, of them crowds 0, ignored 1",
-        "images without objects: 1",
-        "labelled: boxes",
-    ]
-    assert [line.split() for line in lines[4:]] == [
-        ["class", "objects", "images"],
-        ["cat", "1", "1"],
-        ["dog", "1", "1"],
-    ]
-
-
-def test_account_of_a_faulty_split_and_its_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faulty = "<object><name>cow</name><bndbox><xmin>1</xmin></bndbox></object>"
-    reader = make_voc(tmp_path, extra=faulty)
-    assert check_data(reader) == 2
-    assert "1 problem in the data:" in (said := capsys.readouterr().out) and "a.xml: object[3]/bndbox/ymin" in said
-    assert check_data(reader, tmp_path / "fixed.json") == 0
-    assert f"wrote {tmp_path / 'fixed.json'}" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "fixed.json").read_text())["annotations"]) == 2
-    assert check_data(Coco(tmp_path, "train", annotations="fixed.json")) == 0
-
-
-def test_nothing_is_written_where_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_voc(tmp_path)
-    for name in "ab":
-        (tmp_path / f"JPEGImages/{name}.jpg").write_bytes(b"")
-    assert check_data(Voc(tmp_path, "train", on_error="skip"), tmp_path / "fixed.json") == 2
-    assert "the split holds no usable image" in capsys.readouterr().out
-    assert not (tmp_path / "fixed.json").exists()

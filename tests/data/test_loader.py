@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from visionkit.data.cache import RamCache
 from visionkit.data.class_map import class_map
 from visionkit.data.loader import (
     EvaluationSet,
-    PixelCache,
     TrainingSet,
     batches,
     evaluation_loader,
@@ -80,8 +80,7 @@ def test_mosaics_end(make_reader):
 
 def test_each_image_is_decoded_once_and_pixels_are_shared_by_the_workers(make_reader):
     reader = make_reader(12)
-    cache = PixelCache(reader, 12 * 64 * 64 * 3)
-    assert len(cache) == 12
+    cache = RamCache(reader, reader, 12 * 64 * 64 * 3)
     for _ in range(3):
         for index in range(12):
             sample = cache.read(index)
@@ -97,12 +96,13 @@ def test_each_image_is_decoded_once_and_pixels_are_shared_by_the_workers(make_re
 
 def test_the_cache_keeps_its_budget(make_reader):
     reader = make_reader(12)
-    cache = PixelCache(reader, 2 * 48 * 64 * 3)
-    assert len(cache) == 2
+    cache = RamCache(reader, reader, 2 * 48 * 64 * 3)
     for _ in range(2):
-        cache.read(0), cache.read(5)
-    assert reader.reads == 3
-    assert len(pickle.loads(pickle.dumps(cache))) == 2
+        for index in (0, 1, 5):
+            cache.read(index)
+    assert cache.held == 2
+    assert reader.reads == 4
+    assert pickle.loads(pickle.dumps(cache)).held == 0
 
 
 def test_classes_are_mapped_by_name(make_reader):
@@ -162,7 +162,7 @@ def test_images_without_objects_train(make_reader):
 
 
 def test_a_wrong_cache_or_mosaic_is_refused(make_reader):
-    with pytest.raises(ConfigError, match=r"data\.cache=rma: one of none, ram"):
+    with pytest.raises(ConfigError, match=r"data\.cache=rma: one of none, ram, disk"):
         training_set(make_reader(), cache="rma")
     with pytest.raises(ConfigError, match=r"augment\.mosaic: canvas \(32, 32\) beside preprocess's \(64, 64\)"):
         training_set(make_reader(), mosaic=Mosaic((32, 32)))

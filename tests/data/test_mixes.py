@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from visionkit.data.mixes import Mosaic
+from visionkit.data.mixes import MixUp, Mosaic
 from visionkit.errors import ConfigError
-from visionkit.structures import IGNORE_INDEX, Labels
+from visionkit.structures import IGNORE_INDEX, Labels, Sample
 
 
 def extents(mask):
@@ -84,9 +84,9 @@ def test_a_mosaic_knows_the_classes_that_all_four_know(make_sample):
 
 def test_until_switches_off():
     share, number = Mosaic((8, 8), until=0.8), Mosaic((8, 8), until=3)
-    assert [share.active(epoch, 10.0) for epoch in (0, 7, 8, 9)] == [True, True, False, False]
-    assert [number.active(epoch, 10.0) for epoch in (0, 2, 3)] == [True, True, False]
-    assert Mosaic((8, 8)).active(10**6, 1.0)
+    assert [share.turns.active(epoch, 10.0) for epoch in (0, 7, 8, 9)] == [True, True, False, False]
+    assert [number.turns.active(epoch, 10.0) for epoch in (0, 2, 3)] == [True, True, False]
+    assert Mosaic((8, 8)).turns.active(10**6, 1.0)
 
 
 def test_tiny_canvas_and_images(make_sample):
@@ -107,3 +107,70 @@ def test_tiny_canvas_and_images(make_sample):
 def test_values_that_cannot_be(arguments, message):
     with pytest.raises(ConfigError, match=message):
         Mosaic((8, 8), **arguments)
+
+
+# ------------------------------------------------------------------------------------------------------------- mix-up
+class Shares:
+    """A generator whose share is known."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def beta(self, a, b):
+        assert a == b > 0
+        return self.share
+
+
+def plain(value, size, dtype=np.uint8, channels=3, **labels):
+    return Sample(np.full((*size, channels), value, dtype), Labels(size=size, **labels), value, f"{value}.png")
+
+
+def test_a_mixup_by_hand():
+    """Both lie at the top left; where one lies alone it stays as it is, and where none lies it is grey."""
+    one = plain(100, (4, 2), semantic=np.full((4, 2), 1, np.uint8), class_scores=np.array([1, 0, 0], np.float32))
+    other = plain(200, (2, 4), semantic=np.array([[1, 2, 1, 1], [255, 1, 0, 0]], np.uint8),
+                  class_scores=np.array([0, 1, -1], np.float32))  # fmt: skip
+    mixed = MixUp()(one, other, Shares(0.3))
+    assert mixed.image[..., 0].tolist() == [[170, 170, 200, 200]] * 2 + [[100, 100, 114, 114]] * 2
+    assert mixed.labels.semantic.tolist() == [[1, 255, 1, 1], [255, 1, 0, 0], [1, 1, 255, 255], [1, 1, 255, 255]]
+    assert np.allclose(mixed.labels.class_scores, [0.3, 0.7, -1])
+    assert mixed.labels.class_scores.dtype == np.float32
+    assert (mixed.image_id, mixed.labels.known) == (100, {"semantic", "class_scores"})
+    assert one.image.max() == 100 and one.labels.semantic.max() == 1  # what was given is not changed
+
+
+@pytest.mark.parametrize(("dtype", "values"), [(np.uint8, (10, 21)), (np.uint16, (1000, 60000)), (np.float32, (0, 1))])
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_a_mixup_keeps_dtype_and_channels(dtype, values, channels):
+    one, other = (plain(value, (3, 5), dtype, channels) for value in values)
+    mixed = MixUp()(one, other, Shares(0.25)).image
+    assert (mixed.dtype, mixed.shape) == (dtype, (3, 5, channels))
+    assert np.allclose(mixed, 0.25 * values[0] + 0.75 * values[1], atol=0 if dtype == np.float32 else 0.5)
+
+
+def test_a_mixup_has_the_objects_of_both(make_sample):
+    one, other = make_sample(1, (48, 64)), make_sample(2, (64, 40))
+    labels = MixUp()(one, other, np.random.default_rng(0)).labels
+    assert labels.size == (64, 64)
+    assert labels.boxes.tolist() == [*one.labels.boxes.tolist(), *other.labels.boxes.tolist()]
+    assert labels.labels.tolist() == [*one.labels.labels.tolist(), *other.labels.labels.tolist()]
+    assert [extents(mask) for mask in labels.masks] == labels.boxes.tolist()
+    assert labels.box is None
+    less = replace(other, labels=other.labels.keep(frozenset({"boxes"})))
+    assert MixUp()(one, less, np.random.default_rng(0)).labels.known == {"boxes"}
+
+
+def test_shares_of_a_mixup_are_about_a_half():
+    shares = np.array([MixUp()(plain(0, (1, 1)), plain(200, (1, 1)), np.random.default_rng(i)).image.max() / 200
+                       for i in range(400)])  # fmt: skip
+    assert abs(shares.mean() - 0.5) < 0.03
+    assert 0.9 < np.mean((shares > 0.27) & (shares < 0.73)) < 0.99
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"alpha": 0.0}, r"augment\.mixup\.alpha=0\.0: a number above 0 is wanted"), ({"p": -1}, r"augment\.mixup\.p=-1")],
+)
+def test_values_of_a_mixup_that_cannot_be(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        MixUp(**arguments)

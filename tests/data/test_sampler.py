@@ -3,10 +3,12 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice
 
+import numpy as np
 import pytest
 
-from visionkit.data.sampler import EpochSampler
-from visionkit.errors import DataError
+from visionkit.data.sampler import EpochSampler, repeat_factors
+from visionkit.errors import ConfigError, DataError
+from visionkit.structures import Labels
 
 
 def drawn(steps, **arguments):
@@ -115,3 +117,84 @@ def test_segments_resume_and_split_over_ranks_like_one_set():
 def test_an_empty_segment_is_refused():
     with pytest.raises(DataError, match="one of the training sets holds no images"):
         EpochSampler(5, 2, seed=0, segments=[(0, 5, 0.5), (5, 0, 0.5)])
+
+
+# ------------------------------------------------------------------------------------------------------ repeat factors
+def test_repeat_factors_by_hand():
+    """Of 8 images all show class a, 2 show b, one c; a crowd region is no example."""
+
+    def labels(*classes, crowd=False):
+        count = len(classes)
+        return Labels(size=(4, 4), boxes=np.tile([0.0, 0, 4, 4], (count, 1)), labels=np.array(classes, np.int64),
+                      crowd=np.full(count, crowd))  # fmt: skip
+
+    every = [labels(0, 0), labels(0, 1), labels(0, 1, 2), *(labels(0) for _ in range(4)), labels(0)]
+    reader = Counted(every, ("a", "b", "c", "d"))
+    assert np.allclose(repeat_factors(reader, 0.5), [1, 2**0.5, 2, 1, 1, 1, 1, 1])
+    assert repeat_factors(reader, 0.1).tolist() == [1.0] * 8
+    crowded = Counted([*every[:7], labels(1, crowd=True)], reader.classes)
+    assert np.allclose(repeat_factors(crowded, 0.5), [1, 2**0.5, 2, 1, 1, 1, 1, 1])
+
+
+def test_repeat_factors_of_whole_images():
+    every = [Labels(size=(1, 1), class_scores=np.array([k < 3, k == 3], np.float32)) for k in range(4)]
+    assert np.allclose(repeat_factors(Counted(every, ("a", "b"), {"class_scores"}), 1.0), [*[(4 / 3) ** 0.5] * 3, 2])
+    with pytest.raises(ConfigError, match=r"data\.repeat_factor: counts classes of objects or of images"):
+        repeat_factors(Counted(every, (), {"semantic"}), 0.1)
+
+
+class Counted:
+    def __init__(self, every, classes, fields=("boxes",)):
+        self.every, self.classes, self.fields = every, classes, frozenset(fields)
+
+    def __len__(self):
+        return len(self.every)
+
+    def labels(self, index):
+        return self.every[index]
+
+
+REPEATS = np.array([1.0] * 16 + [2.0, 2, 4, 8])  # a mean of 1.6
+
+
+def test_images_are_drawn_by_their_repeat_factors_and_epochs_keep_their_length():
+    places = [place for batch in drawn(400, count=20, batch_size=10, seed=0, repeats=REPEATS) for place in batch]
+    assert len(places) == len(set(places)) == 4000  # 200 epochs
+    for epoch in range(200):
+        own = Counter(index % 20 for number, index in places if number == epoch)
+        assert own.total() == 20
+        for index in range(20):
+            assert abs(own[index] - REPEATS[index] / 1.6) < 1
+    counts = Counter(index % 20 for _, index in places)
+    assert all(abs(counts[index] - 200 * REPEATS[index] / 1.6) < 3 for index in range(20))
+    orders = [[index for number, index in places if number == epoch] for epoch in range(200)]
+    assert len({tuple(order) for order in orders}) == 200
+
+
+def test_repeats_resume_and_split_over_ranks():
+    arguments = {"count": 20, "batch_size": 3, "seed": 3, "repeats": REPEATS}
+    whole = drawn(60, **arguments, rank=1, world=2)
+    assert drawn(23, **arguments, rank=1, world=2, start=37) == whole[37:]
+    single = drawn(120, **arguments)
+    assert single[1::2] == whole
+
+
+def test_repeats_count_within_a_segment():
+    """The shares of the sets stay, and within each its rare images come more often."""
+    arguments = {"count": 20, "batch_size": 10, "seed": 1, "repeats": REPEATS}
+    segments = [(0, 10, 0.25), (10, 10, 0.75)]
+    places = [place for batch in drawn(400, **arguments, segments=segments) for place in batch]
+    assert len(places) == len(set(places))
+    counts = Counter(index % 20 for _, index in places)
+    assert sum(counts[index] for index in range(10)) == 1000
+    share = 3000 / REPEATS[10:].sum()
+    assert all(abs(counts[index] - 100) < 3 for index in range(10))
+    assert all(abs(counts[10 + index] - share * REPEATS[10 + index]) < 8 for index in range(10))
+
+
+def test_equal_repeats_show_every_image_once():
+    repeats = np.full(7, 3.0)
+    places = [place for batch in drawn(7, count=7, batch_size=7, seed=0, repeats=repeats) for place in batch]
+    assert set(places) == {(epoch, index) for epoch in range(7) for index in range(7)}
+    with pytest.raises(ValueError, match="repeats of shape"):
+        EpochSampler(8, 2, seed=0, repeats=repeats)

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from visionkit import cli
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation, write_map
+from visionkit.metrics import CocoDetection
 from visionkit.predictions import Classification, Detections, PanopticMap, Segment, SemanticMap
 from visionkit.structures import Batch, Geometry, Labels, Targets
 
@@ -191,6 +192,39 @@ def test_every_image_is_judged_and_told_with_the_sources_ids(tmp_path):
     assert json.loads((tmp_path / "predictions.json").read_text()) == result.rows["detection"]
     write_evaluation(Evaluation(), tmp_path, split="none")
     assert json.loads((tmp_path / "predictions.json").read_text()) == {}
+
+
+def test_what_cannot_be_is_null_with_a_reason_also_class_by_class(tmp_path):
+    metric = CocoDetection(["cup", "a/b"])
+    boxes = np.array([[0.0, 0, 100, 100]])
+    metric.update(1, Detections(boxes, np.ones(1), np.zeros(1, np.int64)), Labels(
+        size=(100, 100), boxes=boxes, labels=np.zeros(1, np.int64)
+    ))  # fmt: skip
+    values = {f"detection/{name}": value for name, value in metric.compute().items()}
+    reasons = {f"detection/{name}": reason for name, reason in metric.reasons.items()}
+    result = Evaluation(
+        numbers=values | {"multitask/mean": float("nan")}, reasons=reasons, metrics={"detection": metric}
+    )
+    write_evaluation(result, tmp_path, split="val")
+    told = numbers(tmp_path)
+    assert told["detection/AP_small"] is None
+    assert told["reasons"]["detection/AP_small"] == "no labelled object of at most 32² pixels"
+    whole = dict.fromkeys(("AP", "AP50", "AP75", "AR100"), pytest.approx(1.0))
+    nothing = dict.fromkeys(whole, None) | {"objects": 0, "reason": "no labelled object to be found"}
+    assert told["per_class"] == {"detection": {"cup": {**whole, "objects": 1}, "a/b": nothing}}
+    assert result.absent()["multitask/mean"] == "nothing to be judged by"
+    assert set(result.absent()) == {name for name, value in told.items() if "/" in name and value is None}
+
+
+def test_vocs_numbers_may_be_asked_of_a_checkpoint(runs, finished, capsys):
+    typed = [f"checkpoint={finished}", "run_dir=voc", "device=cpu"]
+    assert cli.main(["evaluate", *typed, "engine.voc_ap=true"]) == 0
+    told, before = numbers("voc"), numbers(finished)
+    assert 0 < told["detection/VOC_AP"] <= 1
+    assert "detection/VOC07_AP" in capsys.readouterr().out
+    assert {name: told[name] for name in before if "/" in name} == {
+        name: before[name] for name in before if "/" in name
+    }
 
 
 def test_a_class_without_an_id_gives_no_row():

@@ -50,9 +50,14 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 # --------------------------------------------------------------------------------------------------------------- resume
 MOSAIC = (*DETECT, "augment.mosaic.p=0.5", "augment.mosaic.until=0.6")
 DROPOUT = (*CLASSIFY, "head.classification.dropout=0.5")
+MIXES = (
+    "task=instance", "engine.save_steps=3", "augment.mosaic.p=0.5", "augment.copy_paste={p: 0.5, until: 0.6}",
+    "augment.mixup={p: 0.5, until: 1}", "data.repeat_factor=0.9", "data.workers=1",
+)  # fmt: skip
+BATCH_MIX = (*DROPOUT, "data.workers=1", "augment.batch_mix={p: 0.8, mixup: 0.2, cutmix: 1.0}")
 
 
-@pytest.mark.parametrize("typed", [MOSAIC, (*DROPOUT, "data.workers=1")], ids=["detect", "classify"])
+@pytest.mark.parametrize("typed", [MOSAIC, MIXES, BATCH_MIX], ids=["detect", "instance", "classify"])
 def test_a_resumed_run_equals_an_uninterrupted_one(train, runs, interrupt, typed):
     """7 steps an epoch; saved at 9, logged at 8 and 10, interrupted before step 11; the mosaic stops in mid-run."""
     assert train(*typed, "run_dir=whole") == 0
@@ -301,8 +306,8 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(train, runs, monk
 def test_what_a_run_writes(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "status.json", "train.log", "metrics.jsonl", "timing.jsonl", "metrics.json",
-        "checkpoints", "predictions.json", "plots", "report.html",
+        "config.yaml", "data.json", "env.json", "status.json", "train.log", "metrics.jsonl",
+        "timing.jsonl", "metrics.json", "checkpoints", "predictions.json", "plots", "report.html",
     }  # fmt: skip
     assert json.loads((finished / "status.json").read_text()) == {"status": "finished", "step": 14}
     numbers = json.loads((finished / "metrics.json").read_text())

@@ -7,6 +7,7 @@ import pytest
 
 from visionkit.build import build_model, describe_model
 from visionkit.config import compose
+from visionkit.data.validate import Problem
 from visionkit.engine.run_data import answered, choose_heads, class_lists, first, remarks, run_steps
 from visionkit.errors import ConfigError, DataError
 from visionkit.structures import LABEL_FIELDS, Labels, Sample
@@ -155,14 +156,15 @@ def test_first_images_and_steps():
 
 def test_remarks_are_of_notes_of_what_was_left_out_and_of_classes_without_an_example():
     source = Source()
-    source.notes, source.problems = ["one note"], ["a.jpg: empty; remove it"]
+    source.notes = ["one note"]
+    source.problems = [Problem("a.jpg", "", "empty", "remove it", rule="image-unreadable")]
     source.class_counts = lambda: np.array([3, 0])
     note, left_out, absent = remarks("train", source)
     assert note == "one note"
     assert left_out.startswith("train: left out by data.on_error=skip: 1 problem in the data:")
     assert "a.jpg: empty" in left_out
     assert "no example of dog" in absent
-    assert remarks("val", source) == [note, left_out.replace("train", "val", 1)]
+    assert remarks("val", source) == [note, *(line.replace("train", "val", 1) for line in (left_out, absent))]
 
 
 def test_a_neck_that_no_chosen_head_reads_is_left_out():

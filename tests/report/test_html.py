@@ -164,6 +164,20 @@ def test_numbers_that_cannot_be_are_told_with_their_reason(tmp_path: Path) -> No
     assert re.search(r"detection/AP<b>0\.\d{4}</b>", page)
 
 
+def test_of_each_class_several_numbers_are_told(tmp_path: Path) -> None:
+    page = report(tmp_path, ["detection"], count=1)
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("class", "AP", "AP50", "AP75", "AR100", "objects"))
+    assert head in page
+    cat, dog = (re.search(f'row">{name}</th>(.*)</tr>', page).group(1) for name in ("cat", "dog &lt;b&gt;&amp;"))
+    assert re.findall(r">([^<]+)<", cat) == ["1.0000"] * 4 + ["1"]
+    assert re.findall(r">([^<]+)<", dog) == ["n/a"] * 4 + ["0", "no labelled object to be found"]
+
+
+def test_a_headline_that_cannot_be_says_why(tmp_path: Path) -> None:
+    page = report(tmp_path, ["detection"], count=0)
+    assert "detection/AP<b>n/a</b><br>no labelled object to be found</li>" in page
+
+
 def test_a_run_without_anything_to_judge_on_has_a_page(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     (tmp_path / "metrics.json").write_text(json.dumps({"split": "none"}))
     write_report(tmp_path, metrics={}, classes={})

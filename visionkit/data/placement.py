@@ -28,7 +28,8 @@ def fit_sample(sample: Sample, preprocess: Preprocess) -> tuple[Sample, Geometry
 
 def placed_sample(sample: Sample, placement: Placement) -> Sample:
     """Return image and labels in the pixels of a canvas of `placement.size`."""
-    return replace(sample, image=placement.resized(sample.image), labels=place_labels(sample.labels, placement))
+    image, labels = placement.resized(sample.image), place_labels(sample.labels, placement)
+    return replace(sample, image=image, labels=labels, reduction=1)
 
 
 def place_labels(labels: Labels, placement: Placement) -> Labels:

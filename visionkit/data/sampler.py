@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from visionkit.errors import DataError
+from visionkit.errors import ConfigError, DataError
+from visionkit.interfaces import Reader
 
 _SEGMENT_STREAM = 2
 """Sets a segment's own order apart from an epoch's order and a sample's random stream."""
@@ -27,6 +29,11 @@ class EpochSampler:
     times, or not at all; the r-th repetition within an epoch, from 0, is yielded as index + r * count, so that no
     (epoch, index) is yielded twice.
 
+    Repeat factors (Gupta et al. 2019, LVIS; `repeat_factors`) draw some images more often. An epoch keeps its length,
+    so that schedules, and runs with and without them, stay comparable: an image has r / mean(r) of the draws that it
+    would have otherwise, rounded down or up such that it holds in the long run. Where the mean is above 1, an image of
+    a common class is left out of some epochs.
+
     A set smaller than a batch wraps. `passes` says how many epochs a number of steps really is: `steps_per_epoch`
     rounds up, so that a run of E times that many steps makes E passes or somewhat more.
 
@@ -38,6 +45,7 @@ class EpochSampler:
         start: the first batch that is yielded, counted from 0; the number already trained on when a run resumes.
         segments: (first image, number of images, share of the draws) of each part, the shares summing to 1; None, or a
             single one, means that every image is shown once an epoch.
+        repeats: the repeat factor of each image, (count,), above 0, relative to others of its segment; None: all alike.
 
     Raises:
         DataError: the set, or a segment, is empty.
@@ -53,6 +61,7 @@ class EpochSampler:
         world: int = 1,
         start: int = 0,
         segments: Sequence[tuple[int, int, float]] | None = None,
+        repeats: np.ndarray | None = None,
     ) -> None:
         if count < 1:
             raise DataError("the training split holds no images; name another one with data.splits.train=…")
@@ -70,10 +79,13 @@ class EpochSampler:
                 raise DataError("one of the training sets holds no images; leave it out of data, or mend data.sets")
             if abs(sum(share for _, _, share in self.segments) - 1) > 1e-6:
                 raise ValueError(f"EpochSampler: the shares of {self.segments} do not sum to 1")
+        if repeats is not None and (repeats.shape != (count,) or not (repeats > 0).all()):
+            raise ValueError(f"EpochSampler: repeats of shape {repeats.shape} beside {count} images")
+        self.repeats = repeats
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of each rank until every image has been seen at least once: ceil(count / (batch_size · world))."""
+        """Batches of each rank in an epoch, the last one begun: ceil(count / (batch_size · world))."""
         return -(-self.count // (self.batch_size * self.world))
 
     def passes(self, steps: int) -> float:
@@ -96,7 +108,8 @@ class EpochSampler:
         """The indices of an epoch's draws, (count,) int64."""
         rng = np.random.default_rng([self.seed, epoch])
         if not self.segments:
-            return rng.permutation(self.count)
+            indices = self._pass(rng, 0, self.count, epoch)
+            return indices if self.repeats is None else indices + _repetitions(indices) * self.count
         draws = self._draws(epoch + 1)
         before = draws[:, :-1].sum(axis=1).tolist()
         parts = [self._of_segment(k, before[k], int(draws[k, -1])) for k in range(len(self.segments))]
@@ -105,10 +118,9 @@ class EpochSampler:
     def _draws(self, epochs: int) -> np.ndarray:
         """How often each of the first epochs draws from each segment, (segments, epochs) int64; each epoch, `count`.
 
-        Draw d belongs to the segment in whose part of 0 to 1 (d + offset) / count falls. Multiples of the golden ratio
-        spread the offsets evenly, so that what one epoch rounds down another rounds up.
+        Draw d belongs to the segment in whose part of 0 to 1 (d + offset) / count falls.
         """
-        offsets = np.arange(epochs) * ((5**0.5 - 1) / 2) % 1
+        offsets = _offsets(np.arange(epochs))
         ends = np.cumsum([share for _, _, share in self.segments]) * self.count
         ends[-1] = self.count
         drawn_up_to = np.ceil(ends[:, None] - offsets).clip(0, self.count).astype(np.int64)
@@ -119,13 +131,55 @@ class EpochSampler:
         """The indices of a segment's next draws after `before` others, (draws,) int64."""
         first, size, _ = self.segments[which]
         passes = range(before // size, (before + draws - 1) // size + 1) if draws else range(0)
-        orders = [np.random.default_rng([self.seed, one, which, _SEGMENT_STREAM]).permutation(size) for one in passes]
+        rngs = [np.random.default_rng([self.seed, one, which, _SEGMENT_STREAM]) for one in passes]
+        orders = [self._pass(rng, first, size, one) for rng, one in zip(rngs, passes, strict=True)]
         if not orders:
             return np.zeros(0, np.int64)
         skipped = before - passes[0] * size
         own = np.concatenate(orders)[skipped : skipped + draws]
         indices: np.ndarray = first + own + _repetitions(own) * self.count
         return indices
+
+    def _pass(self, rng: np.random.Generator, first: int, size: int, number: int) -> np.ndarray:
+        """The order in which one pass goes through the `size` images from `first` on, (size,) int64, counted from it.
+
+        With repeat factors, draw d is of the image in whose part of 0 to 1 (d + offset) / size falls.
+        """
+        if self.repeats is None:
+            return rng.permutation(size)
+        ends = np.cumsum(self.repeats[first : first + size])
+        drawn = np.searchsorted(ends * (size / ends[-1]), np.arange(size) + _offsets(number), side="right")
+        return rng.permutation(drawn.clip(max=size - 1))
+
+
+def repeat_factors(reader: Reader, least: float) -> np.ndarray:
+    """Return how often each image of a reader is to be drawn, relative to others: (N,) float64, 1 or more.
+
+    A class that a share f of the images shows has the factor max(1, sqrt(least / f)), an image the largest of its
+    classes' (Gupta et al. 2019, LVIS: A Dataset for Large Vocabulary Instance Segmentation, which takes 0.001). The
+    classes of an image are those of its objects, crowd regions left out, and its own; an image without any has 1.
+
+    Raises:
+        ConfigError: the images have neither objects nor classes of their own.
+    """
+    if not reader.fields & {"boxes", "class_scores"}:
+        raise ConfigError("data.repeat_factor: counts classes of objects or of images, and the data have neither")
+    shown = np.zeros((len(reader), len(reader.classes)), np.bool_)
+    for index in range(len(reader)):
+        labels = reader.labels(index)
+        if labels.labels is not None and labels.crowd is not None:
+            shown[index, labels.labels[~labels.crowd]] = True
+        if labels.class_scores is not None:
+            shown[index] |= labels.class_scores > 0
+    shares = shown.mean(axis=0)
+    factors = np.sqrt(np.maximum(1.0, least / np.where(shares > 0, shares, np.inf)))
+    result: np.ndarray = np.where(shown, factors, 1.0).max(axis=1, initial=1.0)
+    return result
+
+
+def _offsets(number: int | np.ndarray) -> Any:
+    """From 0 to 1: multiples of the golden ratio are spread evenly, so that what one rounds down another rounds up."""
+    return number * ((5**0.5 - 1) / 2) % 1
 
 
 def _repetitions(values: np.ndarray) -> np.ndarray:

@@ -8,36 +8,34 @@ are held as float32 shares of the image, which costs about 1e-4 pixels.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import albumentations
 import cv2
 import numpy as np
 
-from visionkit.data.placement import Painted, box_areas, clip_boxes, paint, tie_to_masks
-from visionkit.errors import ConfigError, did_you_mean
+from visionkit.data.fast_colour import HueSaturationValue
+from visionkit.data.moved_labels import moved_labels, numbered_boxes
+from visionkit.data.placement import Painted, clip_boxes, paint
+from visionkit.data.transform_lists import NORMALISES, Library, check_kind, one_line, scaled_fill
+from visionkit.errors import ConfigError
 from visionkit.structures import Labels, Sample
 
 _GROUPS = ("Compose", "OneOf", "SomeOf", "OneOrOther", "RandomOrder", "Sequential", "SelectiveChannelTransform")
 _PRESET = {"fill_mask": "unlabelled pixels", "mask_interpolation": "nearest", "strict": "true", "seed": "per sample"}
-_NORMALISES = "preprocess.mean and preprocess.std normalise"
 _REFUSED = {
-    "Normalize": _NORMALISES,
-    "ToFloat": _NORMALISES,
-    "FromFloat": _NORMALISES,
-    "ToTensorV2": _NORMALISES,
-    "ToTensor3D": _NORMALISES,
+    "Normalize": NORMALISES,
+    "ToFloat": NORMALISES,
+    "FromFloat": NORMALISES,
+    "ToTensorV2": NORMALISES,
+    "ToTensor3D": NORMALISES,
     "Mosaic": "augment.mosaic makes mosaics, with masks",
     "Lambda": "a function cannot be named in a configuration",
 }
-_FLOAT32_ERROR = 0.01
-"""Pixels; a box that comes back within this of where it was has not moved, and keeps its exact coordinates."""
-_BOX = -1
-"""The row number of `Labels.box` among the boxes."""
 
 
 class Augment:
@@ -46,18 +44,26 @@ class Augment:
     Args:
         transforms: one mapping {name: arguments or None} a transform, in order, by albumentations' names:
             [{"HorizontalFlip": {"p": 0.5}}, {"OneOf": {"p": 0.3, "transforms": [{"Blur": None}, …]}}].
+            `fill` is a grey value from 0 to 255, whatever the dtype of the images (`fill_value`).
 
     Raises:
         ConfigError: a name, an argument or a value is wrong; all faults of the list, one line each.
     """
 
     def __init__(self, transforms: Sequence[Mapping[str, Any]]) -> None:
+        self._transforms = transforms
+        self._composed = {"uint8": self._compose(np.dtype(np.uint8))}
+        self.names = tuple(name for entry in transforms for name in entry)
+
+    def _compose(self, dtype: np.dtype) -> albumentations.Compose:
+        """Build the list for images of `dtype`."""
         faults: list[str] = []
-        built = _built(transforms, "augment.transforms", faults)
+        settled = partial(scaled_fill, dtype=dtype)
+        library = Library("albumentations", _known(), _REFUSED, _PRESET, settled)
+        built = library.built(self._transforms, "augment.transforms", faults)
         if faults:
             raise ConfigError("\n".join(faults))
-        self.names = tuple(name for entry in transforms for name in entry)
-        self._compose = albumentations.Compose(
+        compose = albumentations.Compose(
             # A list of colour transforms alone would warn that nothing uses the boxes.
             [*built, albumentations.NoOp()],
             bbox_params=albumentations.BboxParams(
@@ -67,10 +73,11 @@ class Augment:
             strict=True,
         )
         # The library's own filter knows no crowd regions; ours is the rule of every other step of training.
-        self._compose.processors["bboxes"].filter = _visible
+        compose.processors["bboxes"].filter = _visible
+        return compose
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Return the transformed sample: (H, W, 3) uint8 in and out, the sizes as the transforms make them.
+        """Return the transformed sample: (H, W, C) of the same C and dtype, the sizes as the transforms make them.
 
         Objects follow the rule of `placement.clip_boxes`. Where masks are known, a box that moved becomes the extent of
         its mask, and an object without a visible pixel is dropped. `box` becomes unknown when its object is lost.
@@ -81,104 +88,40 @@ class Augment:
         if not self.names:
             return sample
         seeds = rng.integers(2**63, size=2)
-        self._compose.set_random_state(np.random.default_rng(seeds[0]), random.Random(int(seeds[1])))
+        dtype = sample.image.dtype
+        if dtype.name not in self._composed:
+            self._composed[dtype.name] = self._compose(dtype)
+        compose = self._composed[dtype.name]
+        compose.set_random_state(np.random.default_rng(seeds[0]), random.Random(int(seeds[1])))
         labels = sample.labels
         painted = None if labels.masks is None else paint(labels.masks, labels.size)
         try:
-            result = self._compose(**_data(sample, painted))
+            result = compose(**_data(sample, painted))
         except Exception as error:
             where = f"augment.transforms ({', '.join(self.names)}) cannot be applied to {sample.file_name}"
-            raise ConfigError(f"{where}: {_one_line(error)}") from error
+            raise ConfigError(f"{where}: {one_line(error)}") from error
         image = result["image"]
-        if image.dtype != sample.image.dtype or image.ndim != 3 or image.shape[2] != sample.image.shape[2]:
-            raise ConfigError(
-                f"augment.transforms ({', '.join(self.names)}): an image {sample.image.dtype} with "
-                f"{sample.image.shape[2]} channels became {image.shape} {image.dtype}; normalising is preprocess's"
-            )
+        check_kind(sample.image, image, self.names)
         return replace(sample, image=np.ascontiguousarray(image), labels=_labels(labels, result, painted))
 
 
-def _built(transforms: Sequence[Any], where: str, faults: list[str]) -> list[Any]:
-    """Build the transforms of a list, noting every fault."""
-    if not isinstance(transforms, Sequence) or isinstance(transforms, str):
-        faults.append(f"{where}: a list of {{Name: arguments}} is wanted, not {transforms!r}")
-        return []
-    built = []
-    for number, entry in enumerate(transforms):
-        place = f"{where}[{number}]"
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            faults.append(f"{place}: one {{Name: arguments}} is wanted, not {entry!r}")
-            continue
-        name, arguments = next(iter(entry.items()))
-        if isinstance(arguments, Sequence) and not isinstance(arguments, str) and name in _GROUPS:
-            arguments = {"transforms": arguments}
-        if arguments is not None and not isinstance(arguments, Mapping):
-            faults.append(f"{place}: {name}: arguments by name are wanted, not {arguments!r}")
-            continue
-        before = len(faults)
-        transform = _transform(str(name), dict(arguments or {}), place, faults)
-        if len(faults) == before:
-            built.append(transform)
-    return built
-
-
-def _transform(name: str, arguments: dict[str, Any], place: str, faults: list[str]) -> Any:
-    """Build one transform, or note its faults and return None."""
-    known = _known()
-    if name in _REFUSED:
-        faults.append(f"{place}: {name} is refused: {_REFUSED[name]}")
-        return None
-    if name not in known:
-        faults.append(f"{place}: albumentations has no transform '{name}'{did_you_mean(name, known)}")
-        return None
-    parameters = [key for key in inspect.signature(known[name]).parameters]
-    before = len(faults)
-    for key in arguments:
-        if key in _PRESET:
-            faults.append(f"{place}: {name}.{key} is always {_PRESET[key]}; leave it out")
-        elif key not in parameters:
-            faults.append(f"{place}: {name} has no argument '{key}'{did_you_mean(key, parameters)}")
-    if "transforms" in parameters:
-        arguments["transforms"] = _built(arguments.get("transforms", []), f"{place}.{name}", faults)
-    if len(faults) > before:
-        return None
-    try:
-        return known[name](**arguments)
-    except (TypeError, ValueError) as error:
-        faults.append(f"{place}: {name}: {_one_line(error)}")
-        return None
-
-
 def _known() -> dict[str, type]:
-    return {
+    library = {
         name: item
         for name, item in vars(albumentations).items()
         if name in _GROUPS or getattr(item, "__module__", "").startswith("albumentations.augmentations.")
         if isinstance(item, type) and issubclass(item, (albumentations.BasicTransform, albumentations.BaseCompose))
     }
-
-
-def _one_line(error: Exception) -> str:
-    """Bring the validator's many lines into one, without its headline and its links."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith("For further") and "validation error" not in line]
-    return " ".join(kept)
+    return library | {"HueSaturationValue": HueSaturationValue}
 
 
 def _data(sample: Sample, painted: Painted | None) -> dict[str, Any]:
     """Return the sample's known fields as albumentations' targets."""
-    labels = sample.labels
-    boxes = np.zeros((0, 4)) if labels.boxes is None else labels.boxes
-    crowd = np.zeros(0, np.bool_) if labels.crowd is None else labels.crowd
-    rows = np.arange(len(boxes))
-    if labels.box is not None:
-        boxes = np.concatenate([boxes, labels.box[None]])
-        crowd = np.append(crowd, False)
-        rows = np.append(rows, _BOX)
+    boxes, crowd, rows = numbered_boxes(sample.labels)
     data: dict[str, Any] = {"image": sample.image, "bboxes": boxes, "rows": rows, "crowd": crowd.astype(np.float32)}
-    if labels.semantic is not None:
+    if sample.labels.semantic is not None:
         # Transforms fill masks with 0, and unlabelled is 255: one step up, 255 wraps to 0.
-        data["mask"] = labels.semantic + np.uint8(1)
+        data["mask"] = sample.labels.semantic + np.uint8(1)
     if painted is not None and len(painted.maps):
         data["masks"] = painted.maps
     return data
@@ -187,26 +130,17 @@ def _data(sample: Sample, painted: Painted | None) -> dict[str, Any]:
 def _labels(before: Labels, result: Mapping[str, Any], painted: Painted | None) -> Labels:
     """Read the transformed labels back, row by row."""
     height, width = result["image"].shape[:2]
-    boxes = np.asarray(result["bboxes"], np.float64).reshape(-1, 4)
-    rows = np.asarray(result["rows"]).astype(np.int64).reshape(-1)
-    moved: dict[str, Any] = {"size": (height, width)}
-    if before.semantic is not None:
-        moved["semantic"] = result["mask"] - np.uint8(1)
-    if before.box is not None:
-        found = boxes[rows == _BOX]
-        moved["box"] = found[0] if len(found) else None
-    if before.boxes is None:
-        return replace(before, **moved)
-    boxes, rows = boxes[rows != _BOX], rows[rows != _BOX]
-    moved_rows = np.abs(boxes - before.boxes[rows]).max(axis=1, initial=0.0) > _FLOAT32_ERROR
-    boxes = np.where(moved_rows[:, None], boxes, before.boxes[rows])
-    kept = {name: getattr(before, name)[rows] for name in ("labels", "crowd", "ignore")}
-    after = replace(before, boxes=boxes, areas=box_areas(boxes), masks=None, **kept, **moved)
-    if painted is None:
-        return after
-    maps = result["masks"] if "masks" in result else np.zeros((0, height, width), np.uint8)
-    masks = replace(painted, maps=np.asarray(maps)).encode(rows)
-    return tie_to_masks(after, masks, moved_rows)
+    if painted is not None:
+        maps = result["masks"] if "masks" in result else np.zeros((0, height, width), np.uint8)
+        painted = replace(painted, maps=np.asarray(maps))
+    return moved_labels(
+        before,
+        size=(height, width),
+        boxes=np.asarray(result["bboxes"], np.float64).reshape(-1, 4),
+        rows=np.asarray(result["rows"]).astype(np.int64).reshape(-1),
+        semantic=None if before.semantic is None else result["mask"] - np.uint8(1),
+        painted=painted,
+    )
 
 
 def _visible(boxes: np.ndarray, shape: Mapping[str, int]) -> np.ndarray:

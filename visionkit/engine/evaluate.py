@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import torch
 
-from visionkit.interfaces import Metric
+from visionkit.interfaces import ClassTable, Metric
+from visionkit.metrics.coco_numbers import NO_OBJECT
 from visionkit.model import VisionModel
 from visionkit.predictions import PanopticMap, Predictions, SemanticMap, encoded
 from visionkit.structures import Batch, ImageId, Labels
@@ -35,6 +36,18 @@ class Evaluation:
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     kept: dict[ImageId, tuple[Predictions, Labels]] = field(default_factory=dict)
+
+    def absent(self) -> dict[str, str]:
+        """Of each number that is nan the reason; the numbers of single classes ("head/metric/class") are left out."""
+        names = [name for name, value in self.numbers.items() if math.isnan(value) and name.count("/") == 1]
+        return {name: self.reasons.get(name, "nothing to be judged by") for name in names}
+
+    def class_tables(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Per head whose metric has a table of classes and per class: its numbers, None with a "reason" for nan."""
+        tables = {name: metric.class_table() for name, metric in self.metrics.items() if isinstance(metric, ClassTable)}
+        return {
+            name: {label: _explained(row) for label, row in table.items()} for name, table in tables.items() if table
+        }
 
 
 def evaluate(
@@ -92,6 +105,11 @@ def _predicted(
             yield batch, i, prediction
 
 
+def _explained(row: Mapping[str, float]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in row.items()}
+    return values | {"reason": NO_OBJECT} if None in values.values() else values
+
+
 def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
     """Write a map, (H, W) or (H, W, 3) RGB uint8, as folder/<image_id>.png; an id never leads out of the folder."""
     parts = [part if part.strip(".") else "_" * (len(part) + 1) for part in str(image_id).split("/")]
@@ -105,11 +123,16 @@ def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
 
 
 def write_evaluation(result: Evaluation, folder: Path, *, split: str) -> None:
-    """Write metrics.json (numbers; null where there is none, with its reason) and predictions.json into `folder`."""
+    """Write metrics.json and predictions.json into `folder`.
+
+    A number that is nan is null in metrics.json, its reason under "reasons"; "per_class" is `Evaluation.class_tables`.
+    """
     numbers = {name: None if math.isnan(value) else value for name, value in result.numbers.items()}
     told: dict[str, Any] = {"split": split, **numbers}
     if result.reasons:
         told["reasons"] = result.reasons
+    if tables := result.class_tables():
+        told["per_class"] = tables
     rows: Any = next(iter(result.rows.values())) if len(result.rows) == 1 else result.rows
     (folder / "predictions.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
@@ -41,14 +42,18 @@ from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.optim import Schedule, create_optimizer
 from visionkit.engine.run_data import (
     answered,
+    augmentation,
     choose_heads,
     first,
+    image_repeats,
     judged_set,
     judging_loader,
+    left_out,
     open_readers,
     remarks,
     run_steps,
     training_set,
+    write_data_account,
 )
 from visionkit.engine.run_folder import (
     choose_run_folder,
@@ -64,6 +69,7 @@ from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
 from visionkit.errors import ConfigError, UserError, listed
+from visionkit.interfaces import Metric
 from visionkit.model import VisionModel
 from visionkit.report import Shown, spread, write_report
 from visionkit.structures import Batch
@@ -93,17 +99,18 @@ def train_run(cfg: DictConfig) -> int:
     torch.manual_seed(cfg.seed)
     torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
-    training = training_set(cfg, model, readers["train"])
+    training, repeats = training_set(cfg, model, readers["train"]), image_repeats(cfg, readers["train"])
     judging = {role: judged_set(model, reader) for role, reader in readers.items() if role != "train"}
-    selector = Selector(cfg.engine.select, build_metrics(model), cfg.engine.references)
+    selector = Selector(cfg.engine.select, build_metrics(model, voc_ap=cfg.engine.voc_ap), cfg.engine.references)
 
     folder, continued = choose_run_folder(cfg)
     start_logging(folder)
     try:
         write_beginning(folder, cfg, device)
+        write_data_account(folder, opened)
         for line in told:
             LOGGER.warning(line)
-        run = _Run(cfg, folder, device, description, training, judging, selector)
+        run = _Run(cfg, folder, device, description, training, judging, selector, repeats)
         trainer = run.trainer(model)
         if continued:
             run.resume(trainer)
@@ -133,17 +140,24 @@ def evaluate_run(cfg: DictConfig) -> int:
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
     reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
     judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
-    selector = Selector(trained.engine.select, build_metrics(model), trained.engine.references)
+    own = cfg.engine.voc_ap
+    voc_ap = bool(trained.engine.get("voc_ap", False)) if own is None else own
+    metrics = build_metrics(model, voc_ap=voc_ap)
+    selector = Selector(trained.engine.select, metrics, trained.engine.references)
     folder = _evaluation_folder(cfg.run_dir, trained.name)
     model.use_memory_format(memory_format(trained.engine.channels_last, device))
     trained.data = data
     write_settings(folder, trained, device)
-    result = _evaluated(model, judging_loader(judged, data, device), judged, device, folder=folder)
-    result.numbers = selector.added(result.numbers)
+    write_data_account(folder, {role: reader})
+    for line in left_out(role, reader):
+        print(line)
+    result = _evaluated(model, judging_loader(judged, data, device), judged, device, metrics, folder=folder)
+    _add_mean(result, selector)
     write_evaluation(result, folder, split=data.splits.get(role, role))
     _write_report(folder, result, model, judged)
+    absent = result.absent()
     for name, value in result.numbers.items():
-        print(f"{name:<32} {value:.4f}" if not math.isnan(value) else f"{name:<32} n/a ({result.reasons.get(name)})")
+        print(f"{name:<32} {value:.4f}" if name not in absent else f"{name:<32} n/a ({absent[name]})")
     print(f"written to {folder}")
     return 0
 
@@ -171,6 +185,7 @@ class _Run:
     training: TrainingSet
     judging: Mapping[str, EvaluationSet]
     selector: Selector
+    repeats: np.ndarray | None
     best: float = -math.inf
     best_step: int = 0
     saved_at: float = -math.inf
@@ -201,6 +216,7 @@ class _Run:
             schedule=_schedule(cfg, total_steps),
             ema=ema,
             batches=self.batches(0),
+            mix=augmentation(cfg, model).batch_mix,
             device=self.device,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
@@ -220,7 +236,14 @@ class _Run:
         cfg = self.cfg
         start = step * cfg.engine.accumulate
         segments = getattr(self.training.reader, "segments", None)
-        sampler = EpochSampler(len(self.training), cfg.data.batch_size, seed=cfg.seed, start=start, segments=segments)
+        sampler = EpochSampler(
+            len(self.training),
+            cfg.data.batch_size,
+            seed=cfg.seed,
+            start=start,
+            segments=segments,
+            repeats=self.repeats,
+        )
         workers = loader_workers(cfg.data.workers, self.device)
         return batches(training_loader(self.training, sampler, workers=workers, device=self.device))
 
@@ -287,8 +310,9 @@ class _Run:
         judged, model = self.judging[role], cast(VisionModel, trainer.ema.model)
         if role not in self.loaders:  # kept, so that its worker processes start once
             self.loaders[role] = judging_loader(judged, self.cfg.data, self.device)
-        result = _evaluated(model, self.loaders[role], judged, self.device, folder)
-        result.numbers = self.selector.added(result.numbers)
+        metrics = build_metrics(model, voc_ap=self.cfg.engine.voc_ap)
+        result = _evaluated(model, self.loaders[role], judged, self.device, metrics, folder=folder)
+        _add_mean(result, self.selector)
         return result
 
     def finish(self, trainer: Trainer) -> None:
@@ -306,6 +330,9 @@ class _Run:
             if not math.isnan(value) and name.count("/") == 1  # those of single classes are in metrics.json
         )
         LOGGER.info(f"{split}: {shown}")
+        absent = result.absent()
+        for reason in dict.fromkeys(absent.values()):
+            LOGGER.info(f"n/a ({reason}): {listed([name for name in absent if absent[name] == reason])}")
         LOGGER.info(f"{trainer.tracker.training_seconds:.1f} s of training; everything is in {self.folder}")
         low = [name for name in self.selector.references if result.numbers.get(name, 1.0) < _LEARNED_NOTHING]
         if low:
@@ -329,13 +356,22 @@ def _evaluated(
     loader: DataLoader[Batch],
     judged: EvaluationSet,
     device: torch.device,
+    metrics: Mapping[str, Metric],
+    *,
     folder: Path | None,
 ) -> Evaluation:
     """Score a model; with the folder of the results, also write its maps there and keep what its report shows."""
-    metrics, ids = build_metrics(model), category_ids(model, judged.reader)
+    ids = category_ids(model, judged.reader)
     maps = None if folder is None else folder / "predictions"
     keep = () if folder is None else [judged.reader.image_ids[place] for place in spread(len(judged))]
     return evaluate(model.eval(), batches(loader), metrics, ids, device, maps=maps, keep=keep)
+
+
+def _add_mean(result: Evaluation, selector: Selector) -> None:
+    """Add the number that chooses the best checkpoint, where it is a mean of several."""
+    result.numbers = selector.added(result.numbers)
+    if math.isnan(result.numbers[selector.name]):
+        result.reasons.setdefault(selector.name, "none of the numbers that it is the mean of")
 
 
 def _write_report(folder: Path, result: Evaluation, model: VisionModel, judged: EvaluationSet | None) -> None:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from visionkit.build import build_reader, head_levels, label_fields
 from visionkit.config import build
-from visionkit.data import Augment, EvaluationSet, Mosaic, TrainingSet, evaluation_loader
+from visionkit.data import EvaluationSet, TrainingSet, evaluation_loader
+from visionkit.data.augmentation import Augmentation, build_augmentation, check_augmentation
+from visionkit.data.cache import prepare
+from visionkit.data.image_kinds import statistics_warning
 from visionkit.data.readers.first import First
 from visionkit.data.readers.single import SingleObject
-from visionkit.data.validate import class_warnings, fast_check, report
+from visionkit.data.sampler import repeat_factors
+from visionkit.data.validate import (
+    check_skipped,
+    class_warnings,
+    errors_of,
+    fast_check,
+    report,
+    warnings_of,
+)
 from visionkit.engine.device import loader_workers
-from visionkit.errors import ConfigError, DataError
+from visionkit.errors import ConfigError, DataError, printable
 from visionkit.interfaces import Reader
 from visionkit.model import VisionModel
 
@@ -38,7 +53,8 @@ def open_readers(cfg: DictConfig) -> dict[str, Reader]:
             readers[role] = build_reader(cfg.data, role)
             problems = fast_check(readers[role])
             if problems:
-                raise DataError(report(problems))
+                raise DataError(report(problems), problems)
+            check_skipped(readers[role], cfg.data.max_skipped)
     return readers
 
 
@@ -73,9 +89,26 @@ def answered(reader: Reader, data: Mapping[str, Any], fields: frozenset[str]) ->
 
 def remarks(role: str, reader: Reader) -> list[str]:
     """What somebody should know of the data before they are trained on."""
-    problems = getattr(reader, "problems", ())
-    left_out = [f"{role}: left out by data.on_error=skip: {report(problems)}"] if problems else []
-    return [*getattr(reader, "notes", ()), *left_out, *(class_warnings(reader) if role == "train" else ())]
+    warnings = [*warnings_of(getattr(reader, "problems", ())), *class_warnings(reader)]
+    notes = [printable(note) for note in getattr(reader, "notes", ())]
+    return [*notes, *left_out(role, reader), *(f"{role}: {warning}" for warning in warnings)]
+
+
+def left_out(role: str, reader: Reader) -> list[str]:
+    """What `data.on_error=skip` has left out, if anything."""
+    errors = errors_of(getattr(reader, "problems", ()))
+    return [f"{role}: left out by data.on_error=skip: {report(errors)}"] if errors else []
+
+
+def write_data_account(folder: Path, readers: Mapping[str, Reader]) -> None:
+    """Write data.json: for each split the images used, and how much was left out or warned of, by rule."""
+    account = {}
+    for role, reader in readers.items():
+        problems = getattr(reader, "problems", ())
+        faults = Counter(problem.rule for problem in errors_of(problems))
+        warnings = Counter(problem.rule for problem in [*warnings_of(problems), *class_warnings(reader)])
+        account[role] = {"images": len(reader), "left_out": dict(faults), "warnings": dict(warnings)}
+    (folder / "data.json").write_text(json.dumps(account, indent=1) + "\n", encoding="utf-8")
 
 
 def first(reader: Reader, images: int | None) -> Reader:
@@ -84,11 +117,19 @@ def first(reader: Reader, images: int | None) -> Reader:
 
 
 def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> TrainingSet:
-    """The augmented set of a run."""
+    """The augmented set of a run.
+
+    Raises:
+        ConfigError: a mix of images that these data and heads cannot take part in.
+    """
     _, total_steps = run_steps(cfg, len(reader))
-    transforms: Any = OmegaConf.to_container(cfg.augment.transforms, resolve=True)
-    mosaic = Mosaic(model.preprocess.canvas, **cfg.augment.mosaic, fill=model.preprocess.fill)
+    parts = augmentation(cfg, model)
+    check_augmentation(parts, reader.fields, model.needs)
     lists: Mapping[str, Any] = class_lists(model)
+    prepare(reader)
+    warning = statistics_warning(reader, model.preprocess)
+    if warning is not None:
+        LOGGER.warning(warning)
     return TrainingSet(
         reader,
         model.preprocess,
@@ -96,10 +137,29 @@ def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> Trainin
         fields=model.needs,
         epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(reader),
         seed=cfg.seed,
-        augment=Augment(transforms),
-        mosaic=mosaic if mosaic.p > 0 else None,
+        augment=parts.transforms,
+        mosaic=parts.mosaic,
+        copy_paste=parts.copy_paste,
+        mixup=parts.mixup,
         cache=cfg.data.cache,
+        cache_bytes=None if cfg.data.cache_gib is None else round(cfg.data.cache_gib * (1 << 30)),
+        reduced_decoding=cfg.data.reduced_decoding == "auto",
     )
+
+
+def augmentation(cfg: DictConfig, model: VisionModel) -> Augmentation:
+    """All that changes training images."""
+    values: Any = OmegaConf.to_container(cfg.augment, resolve=True)
+    return build_augmentation(**values, canvas=model.preprocess.canvas, fill=model.preprocess.fill, seed=cfg.seed)
+
+
+def image_repeats(cfg: DictConfig, reader: Reader) -> np.ndarray | None:
+    """How often each training image is drawn, relative to others (`repeat_factors`); None: all alike.
+
+    Raises:
+        ConfigError: classes are to be balanced, and there are none.
+    """
+    return None if cfg.data.repeat_factor is None else repeat_factors(reader, cfg.data.repeat_factor)
 
 
 def judged_set(model: VisionModel, reader: Reader) -> EvaluationSet:

@@ -79,7 +79,8 @@ class Tracker:
              "waiting": round(waiting, 4), "elapsed": round(elapsed, 3)},
         )  # fmt: skip
         metric = numbers.get(self.headline)
-        shown = f"{self.headline} {metric:.4f}" if metric is not None and not math.isnan(metric) else "not evaluated"
+        value = "n/a" if metric is None or math.isnan(metric) else f"{metric:.4f}"
+        shown = f"{self.headline} {value}" if metric is not None else "not evaluated"
         LOGGER.info(
             f"epoch {epoch}/{epochs}  loss {self._loss:.3f}  {shown}  {rate:.0f} images/s  "
             f"{left // 60:.0f}:{left % 60:02.0f} left  {waiting:.0%} waiting for data"

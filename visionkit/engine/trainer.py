@@ -29,6 +29,7 @@ class Trainer:
         model: on `device`, in its final memory format.
         optimizer: its groups' "lr" at creation is what the schedule's factor multiplies.
         batches: endless, from step `step` on.
+        mix: mixes the images of a batch that is on the device, given its number from 0 over the run; None: no mixing.
         steps_per_epoch: optimizer steps.
         total_steps: the step at which training ends.
         accumulate: micro-batches in a step.
@@ -53,6 +54,7 @@ class Trainer:
     tracker: Tracker
     end_of_epoch: Callable[[Trainer], None]
     save: Callable[[Trainer], None]
+    mix: Callable[[Batch, int], Batch] | None = None
     accumulate: int = 1
     clip_norm: float = 0.0
     precision: torch.dtype = torch.float32
@@ -88,6 +90,9 @@ class Trainer:
             micro_batches = [next(self.batches) for _ in range(self.accumulate)]
             self.tracker.waited(time.perf_counter() - began)
             micro_batches = [batch.to(self.device) for batch in micro_batches]
+            if self.mix is not None:
+                first = self.step * self.accumulate
+                micro_batches = [self.mix(batch, first + number) for number, batch in enumerate(micro_batches)]
             # Losses are divided by what the whole step holds, so that accumulating changes nothing.
             totals = _totals(micro_batches)
 

@@ -121,7 +121,9 @@ def test_files_called_by_splits_are_the_splits(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no split 'test'; it has train, val"):
         Csv(tmp_path, "test")
     assert Csv(tmp_path, "test", annotations="val.csv").file_names == ["c.png"]
-    assert "leave positions and fractions out" in refusal(tmp_path, ConfigError, fractions={"train": 1})
+    every = Csv(tmp_path, "all", fractions={"all": 1})  # what is given counts for the images of all files
+    assert every.file_names == ["a.png", "b.png", "c.png"]
+    assert "the source's own splits are not used: train, val" in every.notes
 
 
 def test_a_column_or_positions_or_fractions_divide_other_files(tmp_path: Path) -> None:

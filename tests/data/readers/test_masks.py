@@ -162,7 +162,8 @@ def test_ignored_values_are_no_instance(tmp_path: Path) -> None:
 
 def test_run_lengths_are_those_of_pycocotools() -> None:
     ids = np.random.default_rng(0).integers(0, 5, (13, 17)).astype(np.uint16) * 100
-    counts, boxes, areas = instances(ids)
+    found = instances(ids)
+    counts, boxes, areas = found.counts, found.boxes, found.areas
     assert len(counts) == 4
     for place, number in enumerate((100, 200, 300, 400)):
         encoded = coco_mask.encode(np.asfortranarray(ids == number).astype(np.uint8))
@@ -175,6 +176,63 @@ def test_instances_are_of_one_class(tmp_path: Path) -> None:
     write(tmp_path, "a")
     assert "name one class" in refusal(tmp_path, ConfigError, kind="instances", classes=["a", "b"])
     assert "(did you mean 'instances'?)" in refusal(tmp_path, ConfigError, kind="instance")
+
+
+def test_a_mask_as_jpeg_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    Image.fromarray(MAP).save(tmp_path / "masks/a.jpg")
+    (tmp_path / "masks/a.png").unlink()
+    said = refusal(tmp_path, classes=["sky"])
+    assert "masks/a.jpg: a mask as JPEG, which blurs its values; make it again as PNG [mask-jpeg]" in said
+
+
+def write_ids(root: Path, ids: list[list[int]], city: str = "ulm") -> None:
+    """Write a photograph and its ids in folders of cities, as Cityscapes has them."""
+    mask = np.array(ids, np.uint16)
+    for kind, ending, pixels in (("left", "photo", np.zeros((*mask.shape, 3), np.uint8)), ("fine", "ids", mask)):
+        (root / kind / "train" / city).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / kind / "train" / city / f"{city}_0_{ending}.png")
+
+
+CITIES = {"images": "left/{split}/*/{name}_photo.png", "masks": "fine/{split}/*/{name}_ids.png"}
+
+
+def test_ids_that_tell_class_and_object(tmp_path: Path) -> None:
+    write_ids(tmp_path, [[7, 7, 26, 26], [26003, 26003, 24000, 24000]])
+    write_ids(tmp_path, [[7, 7], [7, 7]], "bonn")
+    names = {"car": 26, "person": 24}
+    reader = Masks(tmp_path, "train", kind="instances", divisor=1000, names=names, **CITIES)
+    assert reader.file_names == ["left/train/bonn/bonn_0_photo.png", "left/train/ulm/ulm_0_photo.png"]
+    assert list(reader.category_ids) == [26, 24] and len(reader.labels(0).boxes) == 0
+    labels = reader.labels(1)  # by rising id: a group of cars, a person, a car
+    assert labels.labels.tolist() == [0, 1, 0] and labels.crowd.tolist() == [True, False, False]
+    assert labels.boxes.tolist() == [[2, 0, 4, 1], [2, 1, 4, 2], [0, 1, 2, 2]]
+    chosen = Masks(tmp_path, "train", kind="instances", divisor=1000, names=names, classes=["person"], **CITIES)
+    assert list(chosen.category_ids) == [24] and chosen.labels(1).labels.tolist() == [0]
+    assert chosen.notes == ["objects of classes that data.classes does not list were left out: car 2"]
+    with pytest.raises(DataError, match=r"ids\.png: id 26003 is of class 26, which is outside the class list"):
+        Masks(tmp_path, "train", kind="instances", divisor=1000, names={"person": 24}, **CITIES)
+    with pytest.raises(ConfigError, match=r"a number from 2, with data\.reader\.kind=instances"):
+        Masks(tmp_path, "train", divisor=1000, names=names, **CITIES)
+
+
+def test_folders_of_any_name_are_part_of_the_name(tmp_path: Path) -> None:
+    for city in ("ulm", "bonn"):
+        write_ids(tmp_path, [[0, 1]], city)
+        (tmp_path / f"fine/train/{city}/{city}_0_ids.png").rename(tmp_path / f"fine/train/{city}/0_ids.png")
+        (tmp_path / f"left/train/{city}/{city}_0_photo.png").rename(tmp_path / f"left/train/{city}/0_photo.png")
+    Image.new("RGB", (2, 1)).save(tmp_path / "left/train/0_photo.png")  # a star stands for a folder, not for none
+    reader = Masks(tmp_path, "train", classes=["a", "b"], **CITIES)
+    assert reader.mask_names == ["fine/train/bonn/0_ids.png", "fine/train/ulm/0_ids.png"]
+    assert not reader.notes
+    (tmp_path / "fine/train/ulm/0_ids.png").unlink()
+    with pytest.raises(DataError, match=r"fine/train/ulm/0_ids\.png: there is no such mask.*\[mask-missing\]"):
+        Masks(tmp_path, "train", classes=["a", "b"], **CITIES)
+    with pytest.raises(ConfigError, match=r"as many folders \* as in"):
+        Masks(tmp_path, "train", classes=["a"], images=CITIES["images"], masks="fine/{split}/{name}_ids.png")
+    for wrong in ("*/{split}/{name}", "left/**/{name}"):
+        with pytest.raises(ConfigError, match=r"data\.reader\.images="):
+            Masks(tmp_path, "train", classes=["a"], images=wrong, masks="fine/*/{name}")
 
 
 # ------------------------------------------------------------------------------------------------- files and splits

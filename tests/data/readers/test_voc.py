@@ -136,7 +136,7 @@ def test_faulty_images_are_named_all_at_once(tmp_path: Path) -> None:
     for said in (
         "9 problems in the data",
         f"{folder / 'lost.xml'}: no image of that name in",
-        f"{folder / 'size.xml'}: size: the recorded size is 40 x 60 but size.jpg is 60 x 40, turned by EXIF or by hand",
+        f"{folder / 'size.xml'}: size: the recorded size is 40 x 60 but size.jpg is 60 x 40, turned",
         f"{folder / 'broken.xml'}: not well-formed XML",
         f"{folder / 'bomb.xml'}: a DOCTYPE declaration is not allowed",
         f"{cut}: the file ends too early",
@@ -188,6 +188,150 @@ def test_division_by_fractions(tmp_path: Path) -> None:
         Voc(tmp_path, "train", fractions={"train": 0.8, "val": 0.8})
     with pytest.raises(DataError, match=r"no split 'test'.*it has train, val"):
         Voc(tmp_path, "test")
+
+
+# ----------------------------------------------------------------------------------------------------- segmentations
+CLASS = np.array([[0, 8, 8, 8, 255, 0], [0, 8, 8, 12, 12, 0], [0, 0, 12, 12, 12, 0], [0, 0, 0, 0, 0, 8]], np.uint8)
+OBJECT = np.array([[0, 1, 1, 1, 255, 0], [0, 1, 1, 2, 2, 0], [0, 0, 2, 2, 2, 0], [0, 0, 0, 0, 0, 3]], np.uint8)
+
+
+def write_masks(
+    root: Path, name: str, classes: np.ndarray = CLASS, objects: np.ndarray | None = OBJECT, *, xml: str | None = None
+) -> None:
+    """Write an image of the masks' size, its masks as palette PNGs, and its XML if there is one."""
+    if xml is not None:
+        write(root, name, xml)
+    folders = {"SegmentationClass": classes, "SegmentationObject": objects}
+    for folder, mask in folders.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        if mask is not None:
+            picture = Image.fromarray(mask)
+            picture.putpalette([(7 * value + shift) % 256 for value in range(256) for shift in (0, 90, 180)])
+            picture.save(root / folder / f"{name}.png")
+    (root / "JPEGImages").mkdir(exist_ok=True)
+    Image.new("RGB", classes.shape[::-1]).save(root / "JPEGImages" / f"{name}.jpg")
+    (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+    with (root / "ImageSets/Segmentation/train.txt").open("a") as file:
+        file.write(f"{name}\n")
+
+
+def test_classes_of_pixels_with_void_ignored(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a", objects=None)
+    reader = Voc(tmp_path, "train", kind="semantic")
+    assert reader.fields == {"semantic"} and len(reader.semantic_classes) == 21 and reader.classes == ()
+    assert reader.semantic_classes[8] == "cat" and list(reader.semantic_category_ids) == list(range(21))
+    assert reader.labels(0).semantic.tolist() == CLASS.tolist()
+    chosen = Voc(tmp_path, "train", kind="semantic", classes=["dog", "cat"])
+    assert list(chosen.semantic_category_ids) == [12, 8]
+    assert chosen.labels(0).semantic[1].tolist() == [255, 1, 1, 0, 0, 255]
+
+
+def test_objects_of_pixels_without_xml(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a")
+    reader = Voc(tmp_path, "train", kind="instances")
+    assert reader.fields == {"boxes", "masks"} and len(reader.classes) == 20 and "background" not in reader.classes
+    labels = reader.labels(0)
+    assert [reader.classes[label] for label in labels.labels] == ["cat", "dog", "cat"]
+    assert [reader.category_ids[label] for label in labels.labels] == [8, 12, 8]
+    assert labels.boxes.tolist() == [[1, 0, 4, 2], [2, 1, 5, 3], [5, 3, 6, 4]] and labels.areas.tolist() == [5, 5, 1]
+    assert labels.bitmaps()[1].tolist() == (OBJECT == 2).astype(int).tolist()
+    chosen = Voc(tmp_path, "train", kind="instances", classes=["dog"]).labels(0)
+    assert chosen.boxes.tolist() == [[2, 1, 5, 3]] and chosen.labels.tolist() == [0]
+
+
+def test_boxes_and_difficult_come_from_the_xml_where_it_has_the_object(tmp_path: Path) -> None:
+    xml = (
+        thing("dog", (2, 1, 4.5, 3), "<difficult>1</difficult>")  # the second object, whatever its place
+        + thing("dog", (1, 0, 4, 2))  # overlaps the first object, which is a cat
+        + thing("cat", (1, 1, 2, 2))  # overlaps it by less than half
+        + thing("cow", (0, 0, 1, 1))
+    )
+    write_masks(tmp_path, "a", xml=xml)
+    reader = Voc(tmp_path, "train", kind="all")
+    assert reader.fields == {"boxes", "masks", "semantic"}
+    labels = reader.labels(0)
+    assert labels.boxes.tolist() == [[1, 0, 4, 2], [2, 1, 4.5, 3], [5, 3, 6, 4]]
+    assert labels.ignore.tolist() == [False, True, False] and labels.semantic.tolist() == CLASS.tolist()
+    assert "objects of the XML files that are none in SegmentationObject, left out: 3" in reader.notes
+
+
+@pytest.mark.parametrize(
+    ("classes", "objects", "kind", "rule", "said"),
+    [
+        (CLASS, None, "instances", "mask-missing", "SegmentationObject/a.png: there is no such mask"),
+        (np.zeros_like(CLASS), OBJECT, "instances", "mask-class", "a.png: object 1 has no pixel with a class in"),
+        (
+            CLASS,
+            OBJECT[:2],
+            "instances",
+            "mask-size",
+            "SegmentationObject/a.png: the mask is 6 x 2 but its image is 6 x 4",
+        ),
+        (
+            np.full_like(CLASS, 30),
+            OBJECT,
+            "all",
+            "mask-value",
+            "SegmentationClass/a.png: value 30 is outside the class",
+        ),
+        (np.full_like(CLASS, 30), OBJECT, "semantic", "mask-value", "a.png: value 30 is outside the class list"),
+    ],
+)
+def test_faulty_masks_are_named(tmp_path: Path, classes, objects, kind: str, rule: str, said: str) -> None:
+    write_masks(tmp_path, "a", classes, objects)
+    write_masks(tmp_path, "b")
+    assert said in refusal(tmp_path, kind=kind)
+    reader = Voc(tmp_path, "train", kind=kind, on_error="skip")
+    assert reader.file_names == ["JPEGImages/b.jpg"] and reader.image_ids == [2]
+    assert [problem.rule for problem in reader.problems] == [rule]
+
+
+def test_a_semantic_mask_of_another_size_is_named(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a")
+    Image.new("RGB", (5, 4)).save(tmp_path / "JPEGImages/a.jpg")
+    said = refusal(tmp_path, kind="semantic")
+    assert "SegmentationClass/a.png: the mask is 6 x 4 but JPEGImages/a.jpg is 5 x 4" in said
+
+
+def test_colours_of_a_labelmap(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a")
+    colours = {"background": [0, 0, 0], "cat": [64, 0, 0], "dog": [64, 0, 128]}
+    lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in colours.items()]
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "\n".join(lines) + "\n")
+    by_value = {0: [0, 0, 0], 8: colours["cat"], 12: colours["dog"], 255: [224, 224, 192]}
+    pixels = np.array([[by_value[value] for value in row] for row in CLASS.tolist()], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "SegmentationClass/a.png")
+    ids = {0: [0, 0, 0], 1: [128, 0, 0], 2: [0, 128, 0], 3: [0, 0, 9], 255: [224, 224, 192]}
+    pixels = np.array([[ids[value] for value in row] for row in OBJECT.tolist()], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "SegmentationObject/a.png")
+    reader = Voc(tmp_path, "train", kind="all")
+    assert reader.semantic_classes == ("background", "cat", "dog") and reader.classes == ("cat", "dog")
+    assert reader.labels(0).semantic[1].tolist() == [0, 1, 1, 2, 2, 0] and reader.labels(0).semantic[0, 4] == 255
+    found = sorted(zip(reader.labels(0).labels.tolist(), reader.labels(0).boxes.tolist(), strict=True))
+    assert found == [(0, [1, 0, 4, 2]), (0, [5, 3, 6, 4]), (1, [2, 1, 5, 3])]
+    (tmp_path / "labelmap.txt").write_text("cat:64,0\n")
+    with pytest.raises(DataError, match=r"labelmap\.txt: line 1: 'cat:64,0' is not name:red,green,blue"):
+        Voc(tmp_path, "train", kind="all")
+
+
+def test_names_of_the_masks_may_be_given(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a")
+    reader = Voc(tmp_path, "train", kind="all", names={"ground": 0, "sheep": 8, "goat": 12})
+    assert reader.semantic_classes == ("ground", "sheep", "goat") and list(reader.category_ids) == [8, 12]
+    with pytest.raises(ConfigError, match=r"data\.reader\.names: boxes have the names of their XML"):
+        Voc(tmp_path, "train", names=["a"])
+    with pytest.raises(ConfigError, match=r"data\.reader\.kind=box: .*did you mean 'boxes'"):
+        Voc(tmp_path, "train", kind="box")
+
+
+def test_masks_need_no_lists(tmp_path: Path) -> None:
+    write_masks(tmp_path, "a")
+    (tmp_path / "ImageSets/Segmentation/train.txt").unlink()
+    (tmp_path / "ImageSets/Segmentation").rmdir()
+    assert Voc(tmp_path, "all", kind="semantic", fractions={"all": 1.0}).file_names == ["JPEGImages/a.jpg"]
+    write(tmp_path / "boxes", "a", thing())
+    said = refusal(tmp_path / "boxes", kind="semantic")
+    assert "no folder SegmentationClass, which data.reader.kind=semantic reads" in said
 
 
 def test_bad_root_and_choice(tmp_path: Path) -> None:

@@ -100,6 +100,20 @@ def test_data_yaml_says_where_the_images_are(tmp_path: Path, entry: str) -> None
         Yolo(tmp_path, "val")
 
 
+def test_data_yaml_may_list_folders_and_text_files_and_has_a_test_split(tmp_path: Path) -> None:
+    for name, folder in (("a", "one"), ("b", "one"), ("c", "two"), ("d", "late")):
+        write(tmp_path, name, "0 0.5 0.5 0.5 0.25", images=f"{folder}/images", labels=f"{folder}/labels")
+    (tmp_path / "more.txt").write_text("/somebody/elses/set/two/images/c.jpg\n")
+    (tmp_path / "data.yaml").write_text("names: {0: cat}\ntrain: [one/images, more.txt]\ntest: late/images\n")
+    assert Yolo(tmp_path, "train").file_names == ["one/images/a.jpg", "one/images/b.jpg", "two/images/c.jpg"]
+    assert Yolo(tmp_path, "test").file_names == ["late/images/d.jpg"]
+    assert len(Yolo(tmp_path, "all", fractions={"all": 1.0})) == 4
+    (tmp_path / "more.txt").write_text("two/images/c.jpg\ntwo/images/e.jpg\n./two/images/c.jpg\n")
+    said = refusal(tmp_path)
+    assert "more.txt: line 2: 'two/images/e.jpg' is no image of the data set" in said
+    assert "more.txt: line 3: './two/images/c.jpg' stands in line 1 already" in said
+
+
 def test_templates_positions_and_labels_beside_the_images(tmp_path: Path) -> None:
     for name in "abc":
         write(tmp_path, name, "0 0.5 0.5 0.5 0.25", images="data", labels="data")
@@ -109,7 +123,10 @@ def test_templates_positions_and_labels_beside_the_images(tmp_path: Path) -> Non
     write(tmp_path, "a", "0 0.5 0.5 0.5 0.25", images="images/train", labels="other/train")
     templates = {"images": "images/{split}/{name}", "labels": "other/{split}/{name}"}
     assert len(Yolo(tmp_path, "train", names=["cat"], **templates).labels(0).boxes) == 1
-    assert "splits of its own" in refusal(tmp_path, ConfigError, names=["cat"], **templates, positions=positions)
+    write(tmp_path, "b", "0 0.5 0.5 0.5 0.25", images="images/val", labels="other/val")
+    pooled = Yolo(tmp_path, "train", names=["cat"], **templates, positions=positions)
+    assert pooled.file_names == ["images/train/a.jpg", "images/val/b.jpg"] and len(pooled.labels(1).boxes) == 1
+    assert "the source's own splits are not used: train, val" in pooled.notes
 
 
 def test_faults_are_named_with_file_and_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from visionkit.data.readers.auto import Auto
 from visionkit.data.readers.coco import Coco
 from visionkit.data.readers.csv import Csv
 from visionkit.data.readers.folder import Folder
@@ -15,6 +16,7 @@ from visionkit.data.readers.voc import Voc
 from visionkit.data.readers.yolo import Yolo
 
 __all__ = [
+    "Auto",
     "Coco",
     "CocoPanoptic",
     "Csv",

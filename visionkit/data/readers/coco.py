@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
-from visionkit.data.readers.coco_files import find_annotations, image_folders, locate
-from visionkit.data.readers.coco_json import ImageRow, load_document, read_annotations, read_categories, read_images
-from visionkit.data.readers.objects import ObjectTable, make_table
-from visionkit.data.readers.segmentation import to_rle
+from visionkit.data.readers.coco_files import divided_images, find_annotations, find_images
+from visionkit.data.readers.coco_index import CocoObjects, open_index
+from visionkit.data.readers.coco_objects import use_objects
+from visionkit.data.readers.objects import ObjectTable
+from visionkit.data.readers.segmentation import POLYGONS, SegmentationTable
 from visionkit.data.readers.source import choose_classes, clipped_boxes, left_out, open_root
-from visionkit.data.validate import Problem, check_images, check_on_error, settle
-from visionkit.errors import listed
-from visionkit.structures import RLE, ImageId, Labels, Sample
+from visionkit.data.readers.splits import Division, Lists, Positions
+from visionkit.data.validate import Problem, check_on_error, settle
+from visionkit.structures import RLE, Decoding, ImageId, Labels, Sample
 
 
 class Coco:
@@ -38,8 +39,13 @@ class Coco:
             in its order.
         annotations: the annotation file, absolute or seen from the folder or from the working directory, where it
             stands elsewhere.
+        lists, positions: see `visionkit.data.readers.splits.Lists` and `Positions`.
+        fractions: the share of each split; images fall by name and seed. Where one of the three is given, it divides
+            the images of `annotations`, or of the one annotation file that there is.
+        seed: draws another division by fractions.
         on_error: "stop" raises for all faults at once; "skip" leaves out the faulty object (or the image that cannot
             be used) and keeps the faults in `problems`.
+        channels, bit_depth: of the decoded images, see `visionkit.data.decode.Decoding`.
 
     Attributes:
         problems: what was left out, and why.
@@ -59,23 +65,34 @@ class Coco:
         *,
         classes: Sequence[str] | None = None,
         annotations: str | Path | None = None,
+        lists: Lists | None = None,
+        positions: Positions | None = None,
+        fractions: Mapping[str, float] | None = None,
         on_error: str = "stop",
+        seed: int = 0,
+        channels: int = 3,
+        bit_depth: int | str = 8,
     ) -> None:
         check_on_error(on_error)
+        division = Division(split, lists, positions, fractions, seed)
+        self.decoding = Decoding(channels, bit_depth)
         self.root, self.split = open_root(root), split
-        self.annotations = find_annotations(self.root, split, annotations, "instances")
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
-        document = load_document(self.annotations)
-        categories = read_categories(document["categories"], self.annotations)
-        ids = {name: number for number, name in categories.items()}
+        self.annotations = find_annotations(self.root, None if division.is_given else split, annotations, "instances")
+        index = open_index(self.annotations)
+        ids = {name: number for number, name in index.categories.items()}
         self.classes = choose_classes(tuple(ids), classes, self.annotations)
         self.category_ids: Sequence[int | str] = tuple(ids[name] for name in self.classes)
-        self._keep_images(document["images"])
+        found = find_images(self.root, split, index.images, self.annotations)
+        found, notes = divided_images(found, division, self.root) if division.is_given else (found, [])
+        self.problems: list[Problem] = [*index.images.problems, *found.problems]
+        self.notes: list[str] = notes
+        self.image_ids: Sequence[ImageId] = index.images.ids.take(found.rows)
+        self.file_names: Sequence[str] = found.names
+        self._sizes = found.sizes
         self._objects: ObjectTable | None = None
-        self._segmentations: list[bytes] | None = None
-        if "annotations" in document:
-            self._keep_objects(document, categories)
+        self._segmentations: SegmentationTable | None = None
+        if index.objects is not None:
+            self._keep_objects(index.objects, list(ids), found.rows)
         self.fields = frozenset(
             name for name, table in (("boxes", self._objects), ("masks", self._segmentations)) if table is not None
         )
@@ -107,13 +124,34 @@ class Coco:
             masks=masks,
         )
 
+    def narrowed(self, fields: frozenset[str]) -> Coco:
+        """Return the same images with labels of `fields` alone; boxes are always known."""
+        reader = copy(self)
+        if "masks" not in fields:
+            reader._segmentations = None
+        reader.fields = self.fields & (fields | {"boxes"})
+        return reader
+
     def path(self, index: int) -> Path:
         """The image file."""
         return self.root / self.file_names[index]
 
+    def image_file(self, index: int) -> tuple[Path, Decoding]:
+        """The image file, and how it is decoded."""
+        height, width = self._sizes[index].tolist()
+        return self.path(index), replace(self.decoding, recorded=(height, width))
+
     def read(self, index: int) -> Sample:
         """Image and labels. Raises DataError when the file cannot be decoded."""
-        return Sample(decode(self.path(index)), self.labels(index), self.image_ids[index], self.file_names[index])
+        pixels = decode(*self.image_file(index))
+        return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
+
+    def polygons(self, index: int) -> list[list[float]]:
+        """Every polygon of image `index`, in pixels, x and y in turn."""
+        if self._segmentations is None or self._objects is None:
+            return []
+        table, rows = self._segmentations, self._objects.order[self._objects.rows(index)]
+        return [one for row in rows[table.kinds[rows] == POLYGONS].tolist() for one in table.polygons(row)]
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects per class, crowds too."""
@@ -122,75 +160,23 @@ class Coco:
         return self._objects.class_counts(len(self.classes))
 
     # ------------------------------------------------------------------------------------------------ construction
-    def _keep_images(self, rows: Sequence[Any]) -> None:
-        images, problems = read_images(rows, self.annotations)
-        self.problems += problems
-        folders = image_folders(self.root, self.split)
-        found: list[tuple[ImageRow, str]] = []
-        for image in images:
-            name = locate(self.root, folders, image.file_name)
-            if name is not None:
-                found.append((image, name))
-                continue
-            places = listed([f"{folder}/" if folder else "data.root itself" for folder in folders])
-            fault = f"'{image.file_name}' is not there; looked in {places}"
-            mend = "restore the image, or remove the entry"
-            self.problems.append(Problem(str(self.annotations), f"images[{image.place}].file_name", fault, mend))
-        checked = check_images(
-            [self.root / name for _, name in found],
-            [image.size for image, _ in found],
-            lambda i: (str(self.annotations), f"images[{found[i][0].place}]"),
-        )
-        self.image_ids: list[ImageId] = []
-        self.file_names: list[str] = []
-        sizes: list[tuple[int, int]] = []
-        for (image, name), result in zip(found, checked, strict=True):
-            if isinstance(result, Problem):
-                self.problems.append(result)
-                continue
-            self.image_ids.append(image.image_id)
-            self.file_names.append(name)
-            sizes.append(result)
-        self._sizes = np.asarray(sizes, np.int64).reshape(-1, 2)
-
-    def _keep_objects(self, document: dict[str, Any], categories: dict[ImageId, str]) -> None:
-        objects = read_annotations(
-            document["annotations"],
-            self.annotations,
-            all_images=document["images"],
-            owner_of={image_id: index for index, image_id in enumerate(self.image_ids)},
-            sizes=[(height, width) for height, width in self._sizes.tolist()],
-            category_names=categories,
-            label_of={name: label for label, name in enumerate(self.classes)},
-        )
-        self.problems += objects.problems
-        self.notes += left_out("objects", objects.unlisted) + clipped_boxes(objects.clipped)
-        self._objects = make_table(
-            len(self),
-            owners=objects.owners,
-            boxes=objects.boxes,
-            labels=objects.labels,
-            crowd=objects.crowd,
-            ignore=objects.ignore,
-            areas=objects.areas,
-        )
-        missing = sum(segmentation is None for segmentation in objects.segmentations)
-        if missing < len(objects.segmentations):
-            self._segmentations = _packed(objects.segmentations, self._objects)
-            if missing:
-                self.notes.append(f"objects without a segmentation: {missing}; the masks of their images are unknown")
+    def _keep_objects(self, objects: CocoObjects, names: Sequence[str], images: np.ndarray) -> None:
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        labels = np.array([label_of.get(name, -1) for name in names], np.int64)
+        used = use_objects(objects, self.annotations, images=images, sizes=self._sizes, names=names, labels=labels)
+        self.problems += used.problems
+        self.notes += left_out("objects", used.unlisted) + clipped_boxes(used.clipped)
+        self._objects = used.table
+        if used.unmasked < len(used.table.labels):
+            self._segmentations = objects.segmentations
+            if used.unmasked:
+                said = f"objects without a segmentation: {used.unmasked}; the masks of their images are unknown"
+                self.notes.append(said)
 
     def _masks(self, index: int, size: tuple[int, int]) -> tuple[RLE, ...] | None:
-        if self._segmentations is None:
+        if self._segmentations is None or self._objects is None:
             return None
-        segmentations = pickle.loads(self._segmentations[index])
-        if any(segmentation is None for segmentation in segmentations):
+        rows = self._objects.order[self._objects.rows(index)]
+        if (self._segmentations.kinds[rows] < POLYGONS).any():
             return None
-        return tuple(to_rle(segmentation, size) for segmentation in segmentations)
-
-
-def _packed(segmentations: Sequence[Any], table: ObjectTable) -> list[bytes]:
-    """The segmentations of each image as one byte string: a fifth of the memory of lists, and light for workers."""
-    order = table.order.tolist()
-    rows = (table.rows(index) for index in range(len(table.offsets) - 1))
-    return [pickle.dumps([segmentations[place] for place in order[row]], pickle.HIGHEST_PROTOCOL) for row in rows]
+        return tuple(self._segmentations.rle(row, size) for row in rows.tolist())

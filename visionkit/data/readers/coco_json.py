@@ -1,47 +1,38 @@
-"""A COCO annotation file, judged element by element: what can be used, and a problem for each thing that cannot."""
+"""The images and categories of a COCO annotation file, judged element by element."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
+from typing import Any
 
-from visionkit.data.readers.objects import Box
-from visionkit.data.readers.segmentation import segmentation_fault
-from visionkit.data.readers.source import fit_box
-from visionkit.data.validate import Problem
+import numpy as np
+
+from visionkit.data.flat import Ids, Strings
+from visionkit.data.readers.coco_columns import LARGEST, is_id, is_number
+from visionkit.data.readers.coco_faults import FaultError, shown
+from visionkit.data.validate import Problem, refusal
 from visionkit.errors import DataError
 from visionkit.structures import ImageId
 
-_REMOVE = "correct it, or remove the annotation"
+LISTS = ("images", "categories", "annotations")
 
 
-def load_document(file: Path) -> dict[str, Any]:
-    """Return the parsed file, its `images` and `categories` (and `annotations`, where there are any) being lists.
+def check_members(members: Mapping[str, Any], file: Path) -> None:
+    """Refuse a file without the lists `images` and `categories`, or whose `annotations` is no list.
 
     Raises:
-        DataError: it cannot be read, is not JSON, or is no COCO annotation file.
+        DataError: it is no COCO annotation file.
     """
-    try:
-        document: Any = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not valid JSON ({error}); write the file again") from None
-    if not isinstance(document, dict):
-        mend = "give the annotation file with images and categories, not a result file"
-        raise DataError(f"{file}: not a JSON object; {mend}")
-    for key in ("images", "categories", "annotations"):
-        if key not in document and key == "annotations":
+    for key in LISTS:
+        if key not in members and key == "annotations":
             continue
-        if not isinstance(document.get(key), list):
-            fault = f"'{key}' is not a list" if key in document else f"no list '{key}'"
-            raise DataError(f"{file}: {fault}; a COCO annotation file has images, annotations and categories")
-    return document
+        if not isinstance(members.get(key), list):
+            fault = f"'{key}' is not a list" if key in members else f"no list '{key}'"
+            mend = "a COCO annotation file has images, annotations and categories"
+            raise refusal(Problem(str(file), "", fault, mend, rule="file-format"))
 
 
 def read_categories(rows: Sequence[Any], file: Path) -> dict[ImageId, str]:
@@ -53,211 +44,139 @@ def read_categories(rows: Sequence[Any], file: Path) -> dict[ImageId, str]:
     """
     names: dict[ImageId, str] = {}
     for i, row in enumerate(rows):
-        where = f"{file}: categories[{i}]"
-        if not isinstance(row, dict) or not _is_id(row.get("id")):
-            raise DataError(f"{where}.id: a whole number or a string is wanted; correct it")
-        name = row.get("name")
+        where = f"categories[{i}]"
+        if not isinstance(row, dict) or not is_id(row.get("id")):
+            raise _refusal(file, f"{where}.id", "id-invalid", "a whole number or a string is wanted", "correct it")
+        name, number = row.get("name"), row["id"]
         if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}.name: a name is wanted, not {_shown(name)}; correct it")
-        if row["id"] in names:
-            raise DataError(f"{where}.id: {_shown(row['id'])} is the id of '{names[row['id']]}' already; renumber it")
+            raise _refusal(file, f"{where}.name", "category-name", f"a name is wanted, not {shown(name)}", "correct it")
+        if number in names:
+            fault = f"{shown(number)} is the id of '{names[number]}' already"
+            raise _refusal(file, f"{where}.id", "category-duplicate", fault, "renumber it")
+        if str(number) in map(str, names):
+            raise _refusal(file, f"{where}.id", "id-collides", _collides(number), "renumber it")
         if name in names.values():
-            raise DataError(f"{where}.name: '{name}' stands there twice; rename it, or merge the two categories")
-        names[row["id"]] = name
+            mend = "rename it, or merge the two categories"
+            raise _refusal(file, f"{where}.name", "category-duplicate", f"'{name}' stands there twice", mend)
+        names[number] = name
     return names
 
 
-@dataclass(frozen=True)
-class ImageRow:
-    """A usable entry of `images`: its place in the list, id, name inside the image folder, recorded (height, width)."""
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The usable images of a file, in its order.
 
-    place: int
-    image_id: ImageId
-    file_name: str
-    size: tuple[int, int] | None
-
-
-def read_images(rows: Sequence[Any], file: Path) -> tuple[list[ImageRow], list[Problem]]:
-    """Return the usable images in the file's order, and the problems of the others. Files are not looked at."""
-    images: list[ImageRow] = []
-    problems: list[Problem] = []
-    ids: dict[ImageId, int] = {}
-    names: dict[ImageId, int] = {}
-    for place, row in enumerate(rows):
-        try:
-            image = _image(row, place)
-            _refuse_twice("id", image.image_id, ids)
-            _refuse_twice("file_name", image.file_name, names)
-        except _Fault as fault:
-            problems.append(fault.problem(file, f"images[{place}]"))
-            continue
-        ids[image.image_id] = names[image.file_name] = place
-        images.append(image)
-    return images, problems
-
-
-@dataclass
-class Objects:
-    """The usable annotations in the file's order, list by list, and what was found on the way."""
-
-    owners: list[int] = field(default_factory=list)
-    boxes: list[Box] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    crowd: list[bool] = field(default_factory=list)
-    ignore: list[bool] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    segmentations: list[Any] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-    unlisted: Counter[str] = field(default_factory=Counter)
-    clipped: int = 0
-
-
-def read_annotations(
-    rows: Sequence[Any],
-    file: Path,
-    *,
-    all_images: Sequence[Any],
-    owner_of: Mapping[ImageId, int],
-    sizes: Sequence[tuple[int, int]],
-    category_names: Mapping[ImageId, str],
-    label_of: Mapping[str, int],
-) -> Objects:
-    """Judge the annotations.
-
-    Args:
-        rows: the file's `annotations`.
-        file: its name, for the problems.
-        all_images: the file's `images`; annotations of those that cannot be used are passed over in silence, because
-            the image's own problem says it all.
-        owner_of: the index of each usable image by its id.
-        sizes: (height, width) of each usable image.
-        category_names: the class name of each category id.
-        label_of: the label of each wanted class name.
+    Attributes:
+        places: (M,) int64, their places in the list.
+        ids: the file's own.
+        names: relative to the image folder, with forward slashes.
+        sizes: (M, 2) int64 recorded (height, width); 0 where the file has none.
+        known: every id of the list, also of the images that cannot be used; empty where the images come from a cache.
+        problems: those of the other images.
     """
-    result = Objects()
-    known = {row["id"] for row in all_images if isinstance(row, dict) and _is_id(row.get("id"))}
-    ids: dict[ImageId, int] = {}
-    for place, row in enumerate(rows):
-        try:
-            owner, name = _references(row, known, owner_of, category_names)
-            if owner is None:
-                continue
-            if name not in label_of:
-                result.unlisted[name] += 1
-                continue
-            number = row.get("id")
-            if _is_id(number) and ids.setdefault(number, place) != place:
-                raise _Fault("id", f"{_shown(number)} is that of annotations[{ids[number]}] already", "renumber it")
-            _append(result, row, owner, sizes[owner], label_of[name])
-        except _Fault as fault:
-            result.problems.append(fault.problem(file, f"annotations[{place}]"))
-    return result
+
+    places: np.ndarray
+    ids: Ids
+    names: Strings
+    sizes: np.ndarray
+    known: frozenset[ImageId]
+    problems: Sequence[Problem]
 
 
-# -------------------------------------------------------------------------------------------------------- one element
-class _Fault(Exception):
-    def __init__(self, key: str, what: str, mend: str = _REMOVE) -> None:
-        super().__init__(key, what, mend)
-        self.key, self.what, self.mend = key, what, mend
+class ImageRows:
+    """Gathers the images of a file, a few thousand at a time. Image files are not looked at."""
 
-    def problem(self, file: Path, where: str) -> Problem:
-        return Problem(str(file), f"{where}.{self.key}" if self.key else where, self.what, self.mend)
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._places: list[int] = []
+        self._ids: dict[ImageId, int] = {}
+        self._texts: dict[str, ImageId] = {}
+        self._names: dict[str, int] = {}
+        self._sizes: list[tuple[int, int]] = []
+        self._known: set[ImageId] = set()
+        self._problems: list[Problem] = []
+
+    def take(self, rows: Sequence[Any], first: int) -> None:
+        """Add images, the first of which stands at place `first`."""
+        for place, row in enumerate(rows, first):
+            try:
+                number, name, size = _image(row)
+                if number in self._ids:
+                    raise _twice("id", "id-duplicate", number, self._ids[number])
+                if self._texts.setdefault(str(number), number) != number:
+                    raise FaultError("id", "id-collides", _collides(number), "renumber it")
+                if name in self._names:
+                    raise _twice("file_name", "image-duplicate", name, self._names[name])
+            except FaultError as error:
+                self._problems.append(error.fault.problem(self.file, f"images[{place}]"))
+            else:
+                self._ids[number] = self._names[name] = place
+                self._places.append(place)
+                self._sizes.append(size)
+            if isinstance(row, dict) and is_id(row.get("id")):
+                self._known.add(row["id"])
+
+    def finish(self) -> Images:
+        """Return what was gathered."""
+        return Images(
+            places=np.array(self._places, np.int64),
+            ids=Ids.of(list(self._ids)),
+            names=Strings.of(self._names),
+            sizes=np.array(self._sizes, np.int64).reshape(-1, 2),
+            known=frozenset(self._known),
+            problems=self._problems,
+        )
 
 
-def _refuse_twice(key: str, value: ImageId, seen: Mapping[ImageId, int]) -> None:
-    if value in seen:
-        raise _Fault(key, f"{_shown(value)} is that of images[{seen[value]}] already", "remove one of them")
+def read_images(rows: Iterable[Any], file: Path) -> Images:
+    """Return the usable images of a list, and the problems of the others."""
+    gathered = ImageRows(file)
+    gathered.take(list(rows), 0)
+    return gathered.finish()
 
 
-def _image(row: Any, place: int) -> ImageRow:
+def _image(row: Any) -> tuple[ImageId, str, tuple[int, int]]:
+    """The id, the file name and the recorded (height, width), zeros where there is none."""
     if not isinstance(row, dict):
-        raise _Fault("", f"an object is wanted, not {_shown(row)}", "write the entry again")
-    if not _is_id(row.get("id")):
-        raise _Fault("id", f"a whole number or a string is wanted, not {_shown(row.get('id'))}", "correct it")
-    name = row.get("file_name")
+        raise FaultError("", "annotation-format", f"an object is wanted, not {shown(row)}", "write the entry again")
+    number, name = row.get("id"), row.get("file_name")
+    if not is_id(number) or (isinstance(number, int) and abs(number) >= LARGEST):
+        raise FaultError("id", "id-invalid", f"a whole number or a string is wanted, not {shown(number)}", "correct it")
+    height, width = row.get("height"), row.get("width")
+    name = _file_name(name)
+    if height is None and width is None:
+        return number, name, (0, 0)
+    return number, name, (_pixels("height", height), _pixels("width", width))
+
+
+def _file_name(name: Any) -> str:
     if not isinstance(name, str) or name.strip() in ("", "."):
-        raise _Fault("file_name", f"a file name is wanted, not {_shown(name)}", "correct it")
+        raise FaultError("file_name", "image-missing", f"a file name is wanted, not {shown(name)}", "correct it")
+    if name.replace("_", "a").replace(".", "a", name.count(".") if ".." not in name else 0).isalnum():
+        return name  # a plain name, as nearly all are
     name = name.replace("\\", "/")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or path.parts[0].endswith(":"):
-        raise _Fault("file_name", f"'{name}' leaves the folder", "give the name relative to the image folder")
-    if row.get("height") is None and row.get("width") is None:
-        return ImageRow(place, row["id"], path.as_posix(), None)
-    return ImageRow(place, row["id"], path.as_posix(), (_pixels(row, "height"), _pixels(row, "width")))
+        mend = "give the name relative to the image folder"
+        raise FaultError("file_name", "path-outside", f"'{name}' leaves the folder", mend)
+    return path.as_posix()
 
 
-def _pixels(row: Mapping[str, Any], key: str) -> int:
-    value = row.get(key)
-    if not _is_number(value) or value <= 0 or value != int(value):
-        raise _Fault(key, f"whole pixels are wanted, not {_shown(value)}", "correct it")
+def _pixels(key: str, value: Any) -> int:
+    if type(value) is int and 0 < value < LARGEST:
+        return value
+    if not is_number(value) or value <= 0 or value != math.floor(value):
+        raise FaultError(key, "size-invalid", f"whole pixels are wanted, not {shown(value)}", "correct it")
     return int(value)
 
 
-def _references(
-    row: Any, known: set[ImageId], owner_of: Mapping[ImageId, int], category_names: Mapping[ImageId, str]
-) -> tuple[int | None, str]:
-    """The image's index (None where the image cannot be used) and the class name."""
-    if not isinstance(row, dict):
-        raise _Fault("", f"an object is wanted, not {_shown(row)}", "write the entry again")
-    image_id, category_id = row.get("image_id"), row.get("category_id")
-    if not _is_id(image_id) or image_id not in known:
-        raise _Fault("image_id", f"{_shown(image_id)} is not in images")
-    if not _is_id(category_id) or category_id not in category_names:
-        raise _Fault("category_id", f"{_shown(category_id)} is not in categories")
-    return owner_of.get(image_id), category_names[category_id]
+def _twice(key: str, rule: str, value: ImageId, first: int) -> FaultError:
+    return FaultError(key, rule, f"{shown(value)} is that of images[{first}] already", "remove one of them")
 
 
-def _append(result: Objects, row: Mapping[str, Any], owner: int, size: tuple[int, int], label: int) -> None:
-    fitted = fit_box(_corners(row.get("bbox")), size)
-    if isinstance(fitted, str):
-        raise _Fault("bbox", f"{fitted}: {_shown(row['bbox'])}")
-    crowd, ignore = (_flag(row, key) for key in ("iscrowd", "ignore"))
-    area = row.get("area")
-    if area is not None and (not _is_number(area) or area < 0):
-        raise _Fault("area", f"a number of pixels is wanted, not {_shown(area)}")
-    segmentation = row.get("segmentation") or None
-    if segmentation is not None:
-        fault = segmentation_fault(segmentation, size)
-        if fault:
-            raise _Fault("segmentation", fault)
-    box, was_clipped = fitted
-    result.owners.append(owner)
-    result.boxes.append(box)
-    result.labels.append(label)
-    result.crowd.append(crowd and not ignore)
-    result.ignore.append(ignore)
-    result.areas.append(math.nan if area is None else float(area))
-    result.segmentations.append(segmentation)
-    result.clipped += was_clipped
+def _collides(number: ImageId) -> str:
+    return f"{shown(number)} is there as a {'number' if isinstance(number, str) else 'string'}, too"
 
 
-def _corners(bbox: Any) -> Box:
-    """xywh to xyxy."""
-    if bbox is None:
-        raise _Fault("bbox", "there is no box", "add it as [x, y, width, height]")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
-        raise _Fault("bbox", f"four finite numbers [x, y, width, height] are wanted, not {_shown(bbox)}")
-    x, y, width, height = (float(value) for value in bbox)
-    if width < 0 or height < 0:
-        raise _Fault("bbox", f"width and height must be positive: {_shown(bbox)}")
-    return x, y, x + width, y + height
-
-
-def _flag(row: Mapping[str, Any], key: str) -> bool:
-    value = row.get(key, 0)
-    if value not in (0, 1):  # True and False are 1 and 0
-        raise _Fault(key, f"must be 0 or 1, not {_shown(value)}")
-    return bool(value)
-
-
-def _is_id(value: Any) -> TypeGuard[ImageId]:
-    return isinstance(value, int | str) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18  # false for nan
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+def _refusal(file: Path, where: str, rule: str, fault: str, mend: str) -> DataError:
+    return refusal(Problem(str(file), where, fault, mend, rule=rule))

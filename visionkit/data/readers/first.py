@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from visionkit.data.cache import image_file, prepare
+from visionkit.data.recent import narrowed
 from visionkit.interfaces import Reader
-from visionkit.structures import Labels, Sample
+from visionkit.structures import Decoding, Labels, Sample
 
 
 class First:
@@ -21,6 +25,18 @@ class First:
     def labels(self, index: int) -> Labels:
         """The labels of image `index`."""
         return self.reader.labels(index)
+
+    def narrowed(self, fields: frozenset[str]) -> First:
+        """The same images, with labels of `fields` alone where the reader can do so."""
+        return First(narrowed(self.reader, fields), len(self))
+
+    def image_file(self, index: int) -> tuple[Path, Decoding] | None:
+        """The image file and how it is decoded, where the reader has such."""
+        return image_file(self.reader, index)
+
+    def prepare(self, count: int | None = None) -> None:
+        """Let the reader make its first images, where it makes them."""
+        prepare(self.reader, len(self) if count is None else min(count, len(self)))
 
     def read(self, index: int) -> Sample:
         """Image and labels in original pixels."""

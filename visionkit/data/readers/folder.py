@@ -11,28 +11,30 @@ import numpy as np
 
 from visionkit.data.decode import IMAGE_SUFFIXES, decode
 from visionkit.data.readers.source import choose_classes, left_out, open_root
-from visionkit.data.readers.splits import DEFAULT_FRACTIONS, USUAL_SPLITS, check_fractions, members, unknown_split
+from visionkit.data.readers.splits import USUAL_SPLITS, Division, Lists, Positions, unknown_split, unused_splits
 from visionkit.data.validate import Problem, check_images, check_on_error, settle
 from visionkit.errors import DataError
-from visionkit.structures import Labels, Sample
+from visionkit.structures import Decoding, Labels, Sample
 
 
 class Folder:
-    """One split of root/<split>/<class>/**, or of root/<class>/** divided by fractions.
+    """One split of root/<split>/<class>/**, or of root/<class>/**, divided.
 
     Images are the files with an ending of `IMAGE_SUFFIXES`, at any depth below their class; other files and hidden ones
     are passed over. Image ids are numbers from 1 in the order of their sorted names, category ids from 1.
 
     Args:
         root: the folder.
-        split: a folder in it, or the name of one of `fractions`.
+        split: a folder in it, or a name that `lists`, `positions` or `fractions` give.
         classes: the wanted classes in their order; images of others are left out. None means all, sorted, over all
             split folders.
         on_error: "stop" raises for all faults at once; "skip" leaves out files that are no whole images and keeps the
             faults in `problems`.
-        fractions: the share of each split; images of root/<class>/ then fall by name and seed. None means the split
-            folders, or, without them, 0.8 train and 0.2 val.
+        lists, positions: see `visionkit.data.readers.splits.Lists` and `Positions`.
+        fractions: the share of each split; images fall by name and seed. Where none of the three is given, the split
+            folders count, or, without them, 0.8 train and 0.2 val.
         seed: draws another division by fractions.
+        channels, bit_depth: of the decoded images, see `visionkit.data.decode.Decoding`.
 
     Attributes:
         problems: what was left out, and why.
@@ -52,15 +54,21 @@ class Folder:
         *,
         classes: Sequence[str] | None = None,
         on_error: str = "stop",
+        channels: int = 3,
+        bit_depth: int | str = 8,
+        lists: Lists | None = None,
+        positions: Positions | None = None,
         fractions: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         check_on_error(on_error)
+        self.decoding = Decoding(channels, bit_depth)
+        division = Division(split, lists, positions, fractions, seed)
         self.root, self.split = open_root(root), split
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        splits = [] if fractions is not None else _split_folders(self.root)
-        if splits and split not in splits:
+        splits = _split_folders(self.root)
+        if splits and split not in splits and not division.is_given:
             raise unknown_split(split, splits, self.root)
         class_folders = sorted({name for folder in splits or [""] for name in _folders(self.root / folder)})
         if not class_folders:
@@ -68,9 +76,13 @@ class Folder:
             raise DataError(f"{self.root}: no class folders; put the images of each class into one, as in {example}")
         self.classes = choose_classes(class_folders, classes, self.root)
         self.category_ids: Sequence[int | str] = range(1, len(self.classes) + 1)
-        names = [name for folder in class_folders for name in _images(self.root, Path(split if splits else "", folder))]
-        if not splits:
-            names = self._divided(names, fractions, seed)
+        wanted = [""] if not splits else splits if division.is_given else [split]
+        names = [name for one in wanted for folder in class_folders for name in _images(self.root, Path(one, folder))]
+        if division.is_given or not splits:
+            chosen = division.choose({name: name for name in names}, self.root)
+            names = chosen.names
+            self.problems += chosen.problems
+            self.notes += [*chosen.notes, *unused_splits(splits)]
         self._keep(names, depth=1 if splits else 0)
         settle(self.problems, on_error)
 
@@ -88,20 +100,18 @@ class Folder:
         """The image file."""
         return self.root / self.file_names[index]
 
+    def image_file(self, index: int) -> tuple[Path, Decoding]:
+        """The image file, and how it is decoded."""
+        return self.path(index), self.decoding
+
     def read(self, index: int) -> Sample:
         """Image and labels. Raises DataError when the file cannot be decoded."""
-        return Sample(decode(self.path(index)), self.labels(index), self.image_ids[index], self.file_names[index])
+        pixels = decode(self.path(index), self.decoding)
+        return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: images per class."""
         return np.bincount(self._labels, minlength=len(self.classes))
-
-    def _divided(self, names: list[str], fractions: Mapping[str, float] | None, seed: int) -> list[str]:
-        if fractions is None:
-            fractions = DEFAULT_FRACTIONS
-            self.notes.append(f"{self.root}: no split folders; divided by name into {dict(fractions)}")
-        check_fractions(fractions, self.split)
-        return members(names, self.split, fractions, seed, self.root)
 
     def _keep(self, names: list[str], depth: int) -> None:
         label_of = {name: label for label, name in enumerate(self.classes)}

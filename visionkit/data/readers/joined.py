@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from visionkit.data.cache import image_file
 from visionkit.data.readers.source import semantic_category_ids
+from visionkit.data.recent import narrowed
 from visionkit.data.validate import Problem, class_counts
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Reader
-from visionkit.structures import Labels, Sample
+from visionkit.structures import Decoding, Labels, Sample
 
 
 class Joined:
@@ -23,7 +27,7 @@ class Joined:
         split: the name of the split, the same for all.
         readers: by any name, a reader of which root, split and on_error are still missing. The first gives the images
             and their ids; what another one does not know of an image stays unknown.
-        classes: handed to the first reader, if given.
+        classes, channels, bit_depth: handed to the first reader, classes if given.
         on_error: handed to every reader.
 
     Attributes:
@@ -42,13 +46,19 @@ class Joined:
         readers: Mapping[str, Callable[..., Reader]],
         classes: Sequence[str] | None = None,
         on_error: str = "stop",
+        channels: int = 3,
+        bit_depth: int | str = 8,
     ) -> None:
         if not readers:
             raise ConfigError("data.reader.readers: no reader; name at least one")
         self.root, self.split = Path(root), split
         self.readers: list[Reader] = []
         for make in readers.values():
-            wanted = {} if classes is None or self.readers else {"classes": classes}
+            wanted: dict[str, Any] = {}
+            if not self.readers and classes is not None:
+                wanted["classes"] = classes
+            if not self.readers and (channels, bit_depth) != (3, 8):
+                wanted |= {"channels": channels, "bit_depth": bit_depth}
             self.readers.append(make(root, split, on_error=on_error, **wanted))
         first = self.readers[0]
         self.image_ids, self.file_names = first.image_ids, first.file_names
@@ -83,6 +93,19 @@ class Joined:
     def labels(self, index: int) -> Labels:
         """What all readers know of image `index`."""
         return self._merged(index, self.readers[0].labels(index))
+
+    def narrowed(self, fields: frozenset[str]) -> Joined:
+        """Return the same images with labels of `fields` alone: the other readers are not asked."""
+        used = [place for place, reader in enumerate(self.readers) if place == 0 or reader.fields & fields]
+        reader = copy(self)
+        reader.readers = [narrowed(self.readers[place], fields) for place in used]
+        reader.fields = frozenset().union(*(one.fields for one in reader.readers))
+        reader._rows = self._rows[:, used]
+        return reader
+
+    def image_file(self, index: int) -> tuple[Path, Decoding] | None:
+        """The image file and how it is decoded, where the first reader has such."""
+        return image_file(self.readers[0], index)
 
     def read(self, index: int) -> Sample:
         """Image and labels in original pixels."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,32 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import check_file
+from visionkit.data.validate import Problem, refusal
 from visionkit.errors import ConfigError, DataError, listed
 from visionkit.structures import IGNORE_INDEX
 
 _UNKNOWN = -1
 _VALUES = 1 << 16
+_WITH_LOSS = ("JPEG", "MPO")
+_LOOKED_AT = 64
+_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """The N objects of an id mask, by rising id.
+
+    Attributes:
+        ids: (N,) int64, the values of the mask.
+        counts: the compressed counts of each object's run-length encoding.
+        boxes: (N, 4) float64 xyxy that enclose the pixels.
+        areas: (N,) float64 in pixels.
+    """
+
+    ids: np.ndarray
+    counts: tuple[bytes, ...]
+    boxes: np.ndarray
+    areas: np.ndarray
 
 
 def read_values(path: Path) -> np.ndarray:
@@ -25,25 +48,29 @@ def read_values(path: Path) -> np.ndarray:
     values of 1, 2 or 4 bits are not stretched.
 
     Raises:
-        DataError: the file is damaged or holds colours.
+        DataError: the file is damaged, is stored with loss, or holds colours.
     """
     with _opened(path) as image:
         if image.mode in ("RGB", "RGBA"):
             channels = np.asarray(image)[..., :3]
             if (channels != channels[..., :1]).any():
                 mend = "give the colour of each class with data.reader.names={road: [128, 64, 128], …}"
-                raise DataError(f"{path}: a colour mask; {mend}")
+                raise _refused(path, "a colour mask", mend, "mask-value")
             return channels[..., 0].copy()
         if image.mode in ("I", "F") and np.asarray(image).max(initial=0) >= _VALUES:
-            raise DataError(f"{path}: values above {_VALUES - 1}; save the mask with 8 or 16 bits")
+            raise _refused(path, f"values above {_VALUES - 1}", "save the mask with 8 or 16 bits", "mask-value")
         if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-            raise DataError(f"{path}: a mask of mode {image.mode}; save it as a grey or palette PNG")
+            raise _refused(path, f"a mask of mode {image.mode}", "save it as a grey or palette PNG")
         values = np.asarray(image)
         return values.astype(np.uint8 if values.dtype.itemsize == 1 else np.uint16) // _stretch(path, image.mode)
 
 
 def read_colours(path: Path) -> np.ndarray:
-    """Return a mask file's colours as (H, W) int64 codes, see `colour_code`."""
+    """Return a mask file's colours as (H, W) int64 codes, see `colour_code`.
+
+    Raises:
+        DataError: the file is damaged or stored with loss.
+    """
     with _opened(path) as image:
         colours = np.asarray(image.convert("RGB")).astype(np.int64)
     return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
@@ -105,25 +132,35 @@ class ValueMap:
             kind = "colour" if self.by_colour else "value"
             found = f"{kind} {shown[0]} is" if len(shown) == 1 else f"{kind}s {listed(shown)} are"
             mend = "name it in data.reader.names, or ignore it with data.ignore_index or data.reader.ignore_values"
-            raise DataError(f"{path}: {found} outside the class list; {mend}")
+            raise _refused(path, f"{found} outside the class list", mend, "mask-value")
         return mapped.astype(np.uint8)
 
 
-def instances(ids: np.ndarray) -> tuple[list[bytes], np.ndarray, np.ndarray]:
-    """Return the objects of an id mask (0: background), by rising id.
+def mask_faults(paths: Sequence[Path], values: ValueMap, *, every: bool) -> dict[int, DataError]:
+    """Return the faults of mask files by their place, looking into every one, or else into 64, evenly spread."""
+    count = len(paths)
+    spread = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()
+    looked = range(count) if every else spread
 
-    Args:
-        ids: (H, W) whole numbers; gaps between ids do not matter.
+    def fault_of(place: int) -> DataError | None:
+        try:
+            values.read(paths[place])
+        except DataError as fault:
+            return fault
+        return None
 
-    Returns:
-        The compressed counts of each object's run-length encoding, boxes (N, 4) float64 xyxy that enclose its pixels,
-        and areas (N,) float64 in pixels.
-    """
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = dict(zip(looked, threads.map(fault_of, looked), strict=True))
+    return {place: fault for place, fault in found.items() if fault is not None}
+
+
+def instances(ids: np.ndarray) -> Instances:
+    """Return the objects of an id mask, (H, W) whole numbers; 0 is background, and gaps between ids do not matter."""
     height, width = ids.shape
     flat = ids.ravel(order="F")  # column by column, as COCO's runs go
     pixels = np.flatnonzero(flat)
     pixels = pixels[np.argsort(flat[pixels], kind="stable")]
-    _, firsts = np.unique(flat[pixels], return_index=True)
+    values, firsts = np.unique(flat[pixels], return_index=True)
     counts, boxes, areas = [], [], []
     for own in np.split(pixels, firsts[1:]) if len(firsts) else ():
         gaps = np.flatnonzero(np.diff(own) > 1)
@@ -136,7 +173,8 @@ def instances(ids: np.ndarray) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         across, down = own // height, own % height
         boxes.append((across.min(), down.min(), across.max() + 1, down.max() + 1))
         areas.append(len(own))
-    return counts, np.array(boxes, np.float64).reshape(-1, 4), np.array(areas, np.float64)
+    boxes_of = np.array(boxes, np.float64).reshape(-1, 4)
+    return Instances(values.astype(np.int64), tuple(counts), boxes_of, np.array(areas, np.float64))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -145,8 +183,14 @@ def _opened(path: Path) -> Image.Image:
         image = Image.open(path)
         image.load()
     except Exception as fault:  # a damaged file can make a decoder raise anything
-        raise DataError(f"{path}: cannot be decoded ({fault}); restore the mask, or remove it") from None
+        raise _refused(path, f"cannot be decoded ({fault})", "restore the mask, or remove it") from None
+    if image.format in _WITH_LOSS:
+        raise _refused(path, "a mask as JPEG, which blurs its values", "make it again as PNG", "mask-jpeg")
     return image
+
+
+def _refused(path: Path, fault: str, mend: str, rule: str = "mask-unreadable") -> DataError:
+    return refusal(Problem(str(path), "", fault, mend, rule))
 
 
 def _stretch(path: Path, mode: str) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from visionkit.data.cache import image_file, prepare
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.validate import class_counts
 from visionkit.errors import ConfigError, did_you_mean
 from visionkit.interfaces import Reader
-from visionkit.structures import IGNORE_INDEX, Labels, Sample
+from visionkit.structures import IGNORE_INDEX, Decoding, Labels, Sample
 
 _FIELDS_OF_LIST: Mapping[str, tuple[str, ...]] = {
     "class_scores": ("class_scores", "box"),
@@ -77,6 +79,17 @@ class Mixture:
         """The labels of image `index`, over the unions of the classes; `known_classes` are those of its set."""
         which, place = self._place(index)
         return self._maps[which](self.readers[which].labels(place))
+
+    def image_file(self, index: int) -> tuple[Path, Decoding] | None:
+        """The image file and how it is decoded, where the set's reader has such."""
+        which, place = self._place(index)
+        return image_file(self.readers[which], place)
+
+    def prepare(self, count: int | None = None) -> None:
+        """Let each reader make its images of the first `count` (None: all), where it makes them."""
+        left = len(self) if count is None else count
+        for start, reader in zip(self._starts, self.readers, strict=False):
+            prepare(reader, max(0, min(len(reader), left - start)))
 
     def read(self, index: int) -> Sample:
         """Image and labels in original pixels."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from visionkit.errors import ConfigError, DataError
+from visionkit.errors import ConfigError, DataError, UserError
 
 Names = Sequence[str] | Mapping[str, Any] | Mapping[int, str] | str
 """[cat, dog] counts from 0; {cat: 3, dog: 7} and {3: cat, 7: dog} say the number; a string is a file that does."""
@@ -24,8 +25,8 @@ def class_numbers(names: Names, root: Path) -> dict[str, Any]:
         root: a file is looked for here first, then as it is.
 
     Raises:
-        DataError: the file cannot be read, or has no names.
-        ConfigError: a name or a number stands there twice.
+        DataError: the file cannot be read, has no names, or has a name or a number twice.
+        ConfigError: so have `names` themselves.
     """
     where = _KEY
     if isinstance(names, str):
@@ -34,20 +35,22 @@ def class_numbers(names: Names, root: Path) -> dict[str, Any]:
             raise DataError(f"{names}: no such file, seen from {root}; correct {_KEY}")
         where, found = str(file), read_names(file)
         if found is None:
-            raise DataError(f"{file}: no names or classes in it; add names: [cat, dog]")
+            raise DataError(f"{file}: no names or classes in it; add names: [cat, dog]", rule="file-format")
         names = found
+    doubled = partial(DataError, rule="category-duplicate")
+    refused: Callable[[str], UserError] = ConfigError if where == _KEY else doubled
     if isinstance(names, Mapping):
         pairs = [(value, key) if isinstance(key, int) else (key, value) for key, value in names.items()]
     else:
         pairs = [(name, number) for number, name in enumerate(names)]
     if not pairs:
-        raise ConfigError(f"{where}: no names; give them as [cat, dog], in the order of their numbers")
+        raise refused(f"{where}: no names; give them as [cat, dog], in the order of their numbers")
     numbers: dict[str, Any] = {}
     for name, number in pairs:
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise ConfigError(f"{where}: '{name}' is no name; put it in quotes if it is meant")
+            raise refused(f"{where}: '{name}' is no name; put it in quotes if it is meant")
         if str(name) in numbers or number in numbers.values():
-            raise ConfigError(f"{where}: '{name}' or its number {number} stands there twice; list each class once")
+            raise refused(f"{where}: '{name}' or its number {number} stands there twice; list each class once")
         numbers[str(name)] = number
     return numbers
 
@@ -61,7 +64,10 @@ def read_names(file: Path) -> Sequence[str] | Mapping[int, str] | None:
         try:
             return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as fault:
-            raise DataError(f"{file}: cannot be read ({fault}); it must be text with one class name per line") from None
+            raise DataError(
+                f"{file}: cannot be read ({fault}); it must be text with one class name per line",
+                rule="file-unreadable",
+            ) from None
     document = read_yaml(file)
     for key in ("names", "classes"):
         if isinstance(document.get(key), list | dict) and document[key]:
@@ -80,7 +86,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         document = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
         reason = " ".join(str(fault).split())
-        raise DataError(f"{file}: cannot be read ({reason}); correct the YAML") from None
+        raise DataError(f"{file}: cannot be read ({reason}); correct the YAML", rule="file-unreadable") from None
     if not isinstance(document, dict):
-        raise DataError(f"{file}: a mapping such as names: [cat, dog] is wanted")
+        raise DataError(f"{file}: no mapping; write one such as names: [cat, dog]", rule="file-format")
     return document

@@ -9,6 +9,9 @@ import numpy as np
 
 Box = tuple[float, float, float, float]
 
+NEAR = 1.0
+"""By how many pixels a box may reach over the image's edge untouched: the rounding of the tool that wrote it."""
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectTable:
@@ -65,3 +68,23 @@ def make_table(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         order=order,
     )
+
+
+def fit_boxes(boxes: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Do as `source.fit_box` to many boxes: return them as they are used, which were clipped, which lie outside.
+
+    Args:
+        boxes: (A, 4) float64 xyxy, finite, with an area.
+        sizes: (A, 2) int64 (height, width) of each one's image.
+    """
+    limits = sizes[:, ::-1].astype(np.float64)
+    low, high = boxes[:, :2], boxes[:, 2:]
+    outside: np.ndarray = np.any((low >= limits) | (high <= 0), axis=1)
+    reaches: np.ndarray = np.any((low < -NEAR) | (high > limits + NEAR), axis=1)
+    clipped = reaches & ~outside
+    fitted = boxes
+    if clipped.any():
+        fitted = boxes.copy()
+        fitted[clipped, :2] = np.maximum(boxes[clipped, :2], 0.0)
+        fitted[clipped, 2:] = np.minimum(boxes[clipped, 2:], limits[clipped])
+    return fitted, clipped, outside

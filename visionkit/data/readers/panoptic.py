@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
-from visionkit.data.readers.coco_files import find_annotations, image_folders, locate
-from visionkit.data.readers.coco_json import ImageRow, load_document, read_categories, read_images
+from visionkit.data.flat import Strings
+from visionkit.data.readers.coco_files import find_annotations, find_images
+from visionkit.data.readers.coco_json import ImageRows, Images, check_members, read_categories
+from visionkit.data.readers.coco_stream import stream
 from visionkit.data.readers.mask_files import read_colours
-from visionkit.data.readers.panoptic_json import Segments, read_segments, read_things
+from visionkit.data.readers.panoptic_json import SegmentRows, Segments, read_things
 from visionkit.data.readers.source import choose_classes, left_out, open_root
-from visionkit.data.validate import Problem, check_images, check_on_error, settle
+from visionkit.data.validate import Problem, check_images, check_on_error, refusal, settle
 from visionkit.errors import ConfigError, DataError, listed
-from visionkit.structures import IGNORE_INDEX, ImageId, Labels, Sample
+from visionkit.structures import IGNORE_INDEX, Decoding, ImageId, Labels, Sample
 
 
 class CocoPanoptic:
@@ -40,6 +42,7 @@ class CocoPanoptic:
             stands elsewhere.
         on_error: "stop" raises for all faults at once; "skip" leaves out the image that cannot be used and keeps the
             faults in `problems`.
+        channels, bit_depth: of the decoded images, see `visionkit.data.decode.Decoding`.
 
     Attributes:
         semantic_category_ids: the file's own id of each of `semantic_classes`.
@@ -63,14 +66,20 @@ class CocoPanoptic:
         semantic_classes: Sequence[str] | None = None,
         annotations: str | Path | None = None,
         on_error: str = "stop",
+        channels: int = 3,
+        bit_depth: int | str = 8,
     ) -> None:
         check_on_error(on_error)
+        self.decoding = Decoding(channels, bit_depth)
         self.root, self.split = open_root(root), split
         self.annotations = find_annotations(self.root, split, annotations, "panoptic")
         self.problems: list[Problem] = []
-        document = load_document(self.annotations)
+        images, entries = ImageRows(self.annotations), SegmentRows(self.annotations)
+        document, _ = stream(self.annotations, {"images": images.take, "annotations": entries.take})
+        check_members(document, self.annotations)
         if "annotations" not in document:
-            raise DataError(f"{self.annotations}: no list 'annotations'; a panoptic file has one entry for each image")
+            mend = "a panoptic file has one entry for each image"
+            raise refusal(Problem(str(self.annotations), "", "no list 'annotations'", mend, rule="file-format"))
         categories = read_categories(document["categories"], self.annotations)
         things = read_things(document["categories"], self.annotations)
         ids = {name: number for number, name in categories.items()}
@@ -83,9 +92,11 @@ class CocoPanoptic:
         self.category_ids: Sequence[int | str] = tuple(ids[name] for name in self.classes)
         self.semantic_category_ids: Sequence[int | str] = tuple(ids[name] for name in self.semantic_classes)
         self._mask_folder = _mask_folder(self.annotations, self.root)
-        segments, problems = read_segments(document["annotations"], self.annotations, document["images"], categories)
-        self.problems += problems
-        self._keep_images(document["images"], segments)
+        self._names = tuple(categories.values())
+        usable = images.finish()
+        self._segments, found, problems = entries.finish(usable, list(categories))
+        self.problems += [*usable.problems, *problems]
+        self._keep_images(usable, found)
         self.notes = left_out("objects", self._unlisted(things))
         settle(self.problems, on_error)
 
@@ -98,9 +109,10 @@ class CocoPanoptic:
         Raises:
             DataError: it cannot be read, or its segments are not those of the annotation file.
         """
-        told = self._segments[index]
+        told = self._segments.segments(int(self._entries[index]))
         ids = self._ids(index, told)
-        rows = [row for row, name in enumerate(told.names) if name in self.classes]
+        names = [self._names[number] for number in told.categories]
+        rows = [row for row, name in enumerate(names) if name in self.classes]
         boxes = np.zeros((len(rows), 4))
         areas = np.zeros(len(rows))
         masks = []
@@ -113,79 +125,85 @@ class CocoPanoptic:
         return Labels(
             size=(ids.shape[0], ids.shape[1]),
             boxes=boxes,
-            labels=np.array([self.classes.index(told.names[row]) for row in rows], np.int64),
+            labels=np.array([self.classes.index(names[row]) for row in rows], np.int64),
             crowd=np.array([told.crowd[row] for row in rows], np.bool_),
             areas=areas,
             masks=tuple(masks),
-            semantic=self._semantic(ids, told),
+            semantic=self._semantic(ids, told.ids, names),
         )
 
     def path(self, index: int) -> Path:
         """The image file."""
         return self.root / self.file_names[index]
 
+    def image_file(self, index: int) -> tuple[Path, Decoding]:
+        """The image file, and how it is decoded."""
+        height, width = self._sizes[index].tolist()
+        return self.path(index), replace(self.decoding, recorded=(height, width))
+
     def read(self, index: int) -> Sample:
         """Image and labels. Raises DataError when a file cannot be decoded."""
-        return Sample(decode(self.path(index)), self.labels(index), self.image_ids[index], self.file_names[index])
+        pixels = decode(*self.image_file(index))
+        return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects per class, crowds too."""
-        counts = Counter(name for told in self._segments for name in told.names)
+        counts = self._counts()
         return np.array([counts[name] for name in self.classes], np.int64)
 
     # ------------------------------------------------------------------------------------------------ construction
-    def _keep_images(self, rows: Sequence[Any], segments: Mapping[ImageId, Segments | None]) -> None:
-        images, problems = read_images(rows, self.annotations)
-        self.problems += problems
-        folders = image_folders(self.root, self.split)
-        usable: list[tuple[ImageRow, str, Segments]] = []
-        for image in images:
-            name = locate(self.root, folders, image.file_name)
-            told = segments.get(image.image_id)
-            if name is None:
-                places = listed([f"{folder}/" if folder else "data.root itself" for folder in folders])
-                fault = f"'{image.file_name}' is not there; looked in {places}"
-                self._refuse(image, ".file_name", fault, "restore the image, or remove the entry")
-            elif told is not None:
-                usable.append((image, name, told))
-            elif image.image_id not in segments:
-                self._refuse(image, "", "no entry of annotations is of this image", "add it, or remove the image")
-        sizes = check_images(
-            [self.root / name for _, name, _ in usable],
-            [image.size for image, _, _ in usable],
-            lambda i: (str(self.annotations), f"images[{usable[i][0].place}]"),
-        )
-        paths = [self._mask_folder / told.file_name for _, _, told in usable]
+    def _keep_images(self, images: Images, entry_of: Mapping[ImageId, int | None]) -> None:
+        """Keep the images that are there and have an entry with a PNG of their size."""
+        found = find_images(self.root, self.split, images, self.annotations)
+        self.problems += found.problems
+        ids = images.ids.take(found.rows)
+        usable: list[tuple[int, int]] = []  # a row of `found`, and its entry
+        for row, image_id in enumerate(ids):
+            entry = entry_of.get(image_id)
+            if entry is not None:
+                usable.append((row, entry))
+            elif image_id not in entry_of:
+                where, fault = f"images[{images.places[found.rows[row]]}]", "no entry of annotations is of this image"
+                mend = "add it, or remove the image"
+                self.problems.append(Problem(str(self.annotations), where, fault, mend, rule="mask-missing"))
+        paths = [self._path_of(entry) for _, entry in usable]
         mask_sizes = check_images(paths, [None] * len(paths), lambda i: (str(paths[i]), ""))
-        self.image_ids: list[ImageId] = []
-        self.file_names: list[str] = []
-        self._segments: list[Segments] = []
-        self._masks: list[Path] = []
-        for (image, name, told), path, size, mask_size in zip(usable, paths, sizes, mask_sizes, strict=True):
-            if isinstance(size, Problem) or isinstance(mask_size, Problem):
-                self.problems += [found for found in (size, mask_size) if isinstance(found, Problem)]
-                continue
-            if size != mask_size:
-                (height, width), (own_height, own_width) = size, mask_size
+        kept: list[tuple[int, int]] = []
+        for (row, entry), path, mask_size in zip(usable, paths, mask_sizes, strict=True):
+            if isinstance(mask_size, Problem):
+                rule = mask_size.rule.replace("image-", "mask-")
+                self.problems.append(replace(mask_size, rule=rule))
+            elif tuple(found.sizes[row]) != tuple(mask_size):
+                (height, width), (own_height, own_width) = found.sizes[row].tolist(), mask_size
+                name = found.names[row]
                 fault = f"the segments are of {own_width} x {own_height}, their image {name} is {width} x {height}"
-                self.problems.append(Problem(str(path), "", fault, "restore the one that was changed"))
-                continue
-            self.image_ids.append(image.image_id)
-            self.file_names.append(name)
-            self._segments.append(told)
-            self._masks.append(path)
+                self.problems.append(
+                    Problem(str(path), "", fault, "restore the one that was changed", rule="mask-size")
+                )
+            else:
+                kept.append((row, entry))
+        rows, self._entries = np.array(kept, np.int64).reshape(-1, 2).T
+        self._sizes = found.sizes[rows]
+        self.image_ids: Sequence[ImageId] = ids.take(rows)
+        self.file_names: Sequence[str] = Strings.of(found.names[row] for row in rows.tolist())
 
-    def _refuse(self, image: ImageRow, key: str, fault: str, mend: str) -> None:
-        self.problems.append(Problem(str(self.annotations), f"images[{image.place}]{key}", fault, mend))
+    def _counts(self) -> Counter[str]:
+        table = self._segments
+        used = [table.categories[table.offsets[e] : table.offsets[e + 1]] for e in self._entries.tolist()]
+        counts = np.bincount(np.concatenate([*used, np.zeros(0, np.int64)]), minlength=len(self._names))
+        return Counter({name: count for name, count in zip(self._names, counts.tolist(), strict=True) if count})
 
     def _unlisted(self, things: Sequence[str]) -> Counter[str]:
         others = set(things) - set(self.classes)
-        return Counter(name for told in self._segments for name in told.names if name in others)
+        return Counter({name: count for name, count in self._counts().items() if name in others})
+
+    def _path_of(self, entry: int) -> Path:
+        return self._mask_folder / self._segments.file_names[entry]
 
     # ------------------------------------------------------------------------------------------------------ one image
     def _ids(self, index: int, told: Segments) -> np.ndarray:
         """(H, W) int64."""
-        path = self._masks[index]
+        path = self._path_of(int(self._entries[index]))
         codes = read_colours(path)  # 65536 R + 256 G + B
         ids: np.ndarray = codes >> 16 | codes & 0xFF00 | (codes & 0xFF) << 16
         there = set(np.unique(ids).tolist()) - {0}
@@ -195,12 +213,13 @@ class CocoPanoptic:
         ):
             if lacking:
                 mend = f"correct the image's segments_info in {self.annotations.name}, or write the PNG again"
-                raise DataError(f"{path}: {fault}: {listed(sorted(lacking))}; {mend}")
+                said = f"{fault}: {listed(sorted(lacking))}"
+                raise refusal(Problem(str(path), "", said, mend, rule="mask-segments"))
         return ids
 
-    def _semantic(self, ids: np.ndarray, told: Segments) -> np.ndarray:
-        values = [self.semantic_classes.index(n) if n in self.semantic_classes else IGNORE_INDEX for n in told.names]
-        keys = np.array([0, *told.ids])
+    def _semantic(self, ids: np.ndarray, own: Sequence[int], names: Sequence[str]) -> np.ndarray:
+        values = [self.semantic_classes.index(n) if n in self.semantic_classes else IGNORE_INDEX for n in names]
+        keys = np.array([0, *own])
         order = np.argsort(keys)
         table = np.array([IGNORE_INDEX, *values], np.uint8)[order]
         found: np.ndarray = table[np.searchsorted(keys[order], ids)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from visionkit.data.cache import image_file, prepare
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.validate import class_counts
 from visionkit.errors import ConfigError, DataError, did_you_mean
 from visionkit.interfaces import Reader
-from visionkit.structures import Labels, Sample
+from visionkit.structures import Decoding, Labels, Sample
 
 CHOICES = ("largest", "first")
 
@@ -53,6 +55,14 @@ class SingleObject:
     def labels(self, index: int) -> Labels:
         """The labels of image `index`."""
         return self._with_box(index, self.reader.labels(index))
+
+    def image_file(self, index: int) -> tuple[Path, Decoding] | None:
+        """The image file and how it is decoded, where the reader has such."""
+        return image_file(self.reader, index)
+
+    def prepare(self, count: int | None = None) -> None:
+        """Let the reader make its first `count` images (None: all), where it makes them."""
+        prepare(self.reader, count)
 
     def read(self, index: int) -> Sample:
         """Image and labels in original pixels."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from visionkit.data.validate import Problem, check_images
-from visionkit.errors import DataError, did_you_mean, listed
+from visionkit.errors import DataError, did_you_mean, listed, printable
 from visionkit.interfaces import Reader
 
 _NEAR = 1.0
@@ -71,11 +71,19 @@ def fit_box(box: Sequence[float], size: tuple[int, int]) -> tuple[tuple[float, f
     return (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))), True
 
 
+def box_rule(box: Sequence[float]) -> str:
+    """Return the code of the rule that a box which `fit_box` refuses breaks."""
+    x1, y1, x2, y2 = box
+    if x2 < x1 or y2 < y1:
+        return "box-inverted"
+    return "box-zero-area" if x2 == x1 or y2 == y1 else "box-outside"
+
+
 def left_out(what: str, unlisted: Mapping[str, int]) -> list[str]:
     """Return the note on the objects (or images: `what`) per class name that `data.classes` does not list, if any."""
     if not unlisted:
         return []
-    counts = listed([f"{name} {count}" for name, count in sorted(unlisted.items())])
+    counts = listed([f"{printable(name)} {count}" for name, count in sorted(unlisted.items())])
     return [f"{what} of classes that data.classes does not list were left out: {counts}"]
 
 

@@ -1,15 +1,26 @@
-"""Which images belong to which split, for sources that have lists or folders of their own and for those without."""
+"""Which images belong to which split: by lists, by positions or by fractions, the same for every source.
+
+A source's own lists or folders count where none of these is given.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from visionkit.data.readers.lists import listed_images
+from visionkit.data.validate import Problem
 from visionkit.errors import ConfigError, DataError, did_you_mean, listed
 
 Positions = Mapping[str, Sequence[int | None] | str]
 """Per split, [start, stop] or [start, stop, step] among the sorted names, as Python's slices (null: open), or "rest":
 {train: [0, 120], val: [120, null]}, or {val: [0, null, 5], train: rest} for every fifth image."""
+
+Lists = Mapping[str, str] | str
+"""Per split, the file that lists its images, seen from the data's folder: {train: lists/train.txt, val: lists/val.txt};
+or, for all of them, a path with {split}: ImageSets/{split}.txt."""
 
 REST = "rest"
 
@@ -20,11 +31,15 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 """How a source without splits is divided where nothing is said."""
 
 
-def unknown_split(split: str, available: Iterable[str], where: object) -> DataError:
+class UnknownSplit(DataError):
+    """The source has no such split."""
+
+
+def unknown_split(split: str, available: Iterable[str], where: object) -> UnknownSplit:
     """Return the error for a split that a source does not have, with the ones that it has."""
-    names = sorted(available)
+    names = sorted(set(available))
     has = f"it has {listed(names)}" if names else "it has none"
-    return DataError(f"{where}: no split '{split}'{did_you_mean(split, names)}; {has}; choose one with data.splits")
+    return UnknownSplit(f"{where}: no split '{split}'{did_you_mean(split, names)}; {has}; choose one with data.splits")
 
 
 def check_fractions(fractions: Mapping[str, float], split: str) -> None:
@@ -105,35 +120,103 @@ def at_positions(names: Sequence[str], split: str, positions: Positions, where: 
     return chosen
 
 
-def check_division(fractions: Mapping[str, float] | None, positions: Positions | None, split: str) -> None:
-    """Refuse a division that cannot be meant: see `check_fractions` and `check_positions`; or both at once."""
-    if fractions is not None and positions is not None:
-        raise ConfigError("data.reader: fractions and positions both divide the images; give one of them")
-    if positions is not None:
-        check_positions(positions, split)
-    if fractions is not None:
-        check_fractions(fractions, split)
+@dataclass(frozen=True)
+class Division:
+    """How the user divides a source's images; at most one of `lists`, `positions` and `fractions` is given.
 
+    What is given counts for all images of the source, whatever splits it has of its own.
 
-def divided(
-    names: Iterable[str],
-    split: str,
-    *,
-    fractions: Mapping[str, float] | None,
-    positions: Positions | None,
-    seed: int,
-    where: object,
-) -> tuple[list[str], list[str]]:
-    """Return the sorted names of the split, of a source that has none of its own, and notes.
+    Attributes:
+        split: the split that is wanted.
+        lists: see `Lists`; lines name images by their path from the data's folder, their file name, or either without
+            ending. A path may have a foreign prefix, and what follows the first word is passed over.
+        positions: see `Positions`.
+        fractions: the share of each split; images fall by name and seed.
+        seed: draws another division by fractions.
 
-    By `positions` or `fractions`, which have been checked, else by `DEFAULT_FRACTIONS`, of which a note tells.
+    Raises:
+        ConfigError: several are given, or one cannot be meant.
+        UnknownSplit: what is given does not name the split.
     """
-    everything = sorted(names)
-    if positions is not None:
-        return at_positions(everything, split, positions, where), []
-    notes = []
-    if fractions is None:
-        fractions = DEFAULT_FRACTIONS
-        check_fractions(fractions, split)
-        notes.append(f"{where}: no splits of its own; divided by name into {dict(fractions)}")
-    return members(everything, split, fractions, seed, where), notes
+
+    split: str
+    lists: Lists | None = None
+    positions: Positions | None = None
+    fractions: Mapping[str, float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("lists", "positions", "fractions") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"data.reader: {' and '.join(given)} both divide the images; give one of them")
+        if self.lists is not None:
+            _check_lists(self.lists, self.split)
+        if self.positions is not None:
+            check_positions(self.positions, self.split)
+        if self.fractions is not None:
+            check_fractions(self.fractions, self.split)
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user divides the images; else a source's own splits count."""
+        return self.lists is not None or self.positions is not None or self.fractions is not None
+
+    def choose(self, images: Mapping[str, str], root: Path) -> Chosen:
+        """Return which of all images of a source the split has; by `DEFAULT_FRACTIONS`, with a note, if none is given.
+
+        Args:
+            images: the name by which an image is divided -> its file, relative to `root`.
+            root: the data's folder, from which list files are seen.
+
+        Raises:
+            ConfigError: two splits share a position.
+            DataError: a list cannot be read, or the split is empty.
+        """
+        if self.lists is not None:
+            return self._listed(self.lists, images, root)
+        everything = sorted(images)
+        if self.positions is not None:
+            return Chosen(at_positions(everything, self.split, self.positions, root))
+        fractions, notes = self.fractions, []
+        if fractions is None:
+            fractions = DEFAULT_FRACTIONS
+            check_fractions(fractions, self.split)
+            notes.append(f"{root}: no splits of its own; divided by name into {dict(fractions)}")
+        return Chosen(members(everything, self.split, fractions, self.seed, root), notes)
+
+    def _listed(self, lists: Lists, images: Mapping[str, str], root: Path) -> Chosen:
+        given = Path((lists if isinstance(lists, str) else lists[self.split]).replace("{split}", self.split))
+        file = root / given.expanduser()
+        if not file.is_file() and isinstance(lists, str):
+            there = [entry.stem for entry in file.parent.glob(f"*{file.suffix}")]
+            raise unknown_split(self.split, there, file.parent)
+        if not file.is_file() and not given.is_file():
+            raise DataError(f"{given}: no such file, seen from {root}; correct data.reader.lists.{self.split}")
+        names, problems = listed_images(file if file.is_file() else given, images)
+        return Chosen(names, problems=problems)
+
+
+def unused_splits(splits: Sequence[str]) -> list[str]:
+    """Return the note on a source's own splits that a `Division` which is given sets aside, if there are any."""
+    return [f"the source's own splits are not used: {listed(splits)}"] if splits else []
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The names of a split's images, sorted or in a list's order; what to say of it, and the faults of its list."""
+
+    names: list[str]
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def _check_lists(lists: Lists, split: str) -> None:
+    if isinstance(lists, str):
+        if "{split}" not in lists:
+            raise ConfigError(f"data.reader.lists={lists}: a path with {{split}}, or {{train: FILE, …}}, is wanted")
+        return
+    strange = [f"{name}: {file}" for name, file in lists.items() if not isinstance(file, str) or not file]
+    if strange or not lists:
+        raise ConfigError(f"data.reader.lists={dict(lists)}: a file per split, as {{train: train.txt}}, is wanted")
+    if split not in lists:
+        raise unknown_split(split, lists, "data.reader.lists")

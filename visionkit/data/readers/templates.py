@@ -1,7 +1,9 @@
 """Files found by a template such as "images/{split}/{name}": where a source keeps its images, and what belongs to them.
 
 `{split}` is part of a folder's name. `{name}` is what an image and its labels share; it may hold folders
-("leftImg8bit/{split}/{name}_leftImg8bit.png"). A template without an ending takes any ending that is looked for.
+("leftImg8bit/{split}/{name}_leftImg8bit.png"). `*` stands for anything but a slash; a whole folder's name that it
+stands for is part of the name, too, so that "leftImg8bit/{split}/*/{name}_leftImg8bit.png" finds the same images by the
+same names. A template without an ending takes any ending that is looked for.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ def check_template(template: str, key: str) -> None:
     parts = template.split("/")
     placeholders = re.findall(r"\{(.*?)\}", template)
     known = set(placeholders) <= {"split", "name"} and placeholders.count("name") == 1
-    if not known or ".." in parts or template.startswith("/") or "{split}" in parts[-1]:
+    if not known or ".." in parts or template.startswith("/") or "{split}" in parts[-1] or "**" in template:
         raise ConfigError(f"{key}={template}: {example}")
+    if "*" in "/".join(parts[: next((i + 1 for i, part in enumerate(parts) if "{split}" in part), 0)]):
+        raise ConfigError(f"{key}={template}: * must come after the folder of {{split}}; write that folder's path out")
     if "{name}" in "/".join(parts[:-1]):
         raise ConfigError(f"{key}={template}: {{name}} belongs to the last part; it may itself hold folders")
 
 
 def folder_of(template: str, split: str) -> str:
     """Return the folder, relative to the root, below which the template's files lie; "" for the root itself."""
-    return template.replace("{split}", split).partition("{name}")[0].rpartition("/")[0]
+    return re.split(r"\{name\}|\*", template.replace("{split}", split))[0].rpartition("/")[0]
 
 
 def splits_of(root: Path, templates: Sequence[str]) -> list[str]:
@@ -43,8 +47,10 @@ def splits_of(root: Path, templates: Sequence[str]) -> list[str]:
     return sorted(found or ())
 
 
-def choose_layout(root: Path, layouts: Sequence[Sequence[str]], split: str) -> Sequence[str]:
+def choose_layout(root: Path, layouts: Sequence[Sequence[str]], split: str | None) -> Sequence[str]:
     """Return the first of the layouts (templates that belong together) whose folders are there.
+
+    split: None means any.
 
     Raises:
         DataError: none is; or one is, but not for `split`.
@@ -52,9 +58,11 @@ def choose_layout(root: Path, layouts: Sequence[Sequence[str]], split: str) -> S
     for layout in layouts:
         by_split = any("{split}" in template for template in layout)
         splits = splits_of(root, layout)
-        if split in splits or (not by_split and all((root / folder_of(one, split)).is_dir() for one in layout)):
+        if split in splits or (splits and split is None):
             return layout
-        if splits:
+        if not by_split and all((root / folder_of(one, "")).is_dir() for one in layout):
+            return layout
+        if splits and split is not None:
             raise unknown_split(split, splits, root)
     looked = "; ".join(" with ".join(f"{folder_of(one, '<split>')}/" for one in layout) for layout in layouts)
     keys = listed(["data.reader.images", "data.reader.masks", "data.reader.labels"][: len(layouts[0])])
@@ -66,44 +74,47 @@ def files_of(root: Path, template: str, split: str, suffixes: Collection[str] = 
 
     More than one file has a name where the template has no ending and several fit.
     """
-    front, _, back = template.replace("{split}", split).partition("{name}")
-    any_ending = PurePosixPath(f"x{back}").suffix.lower() not in suffixes
+    ending = PurePosixPath(f"x{template.partition('{name}')[2]}").suffix.lower()
+    any_ending = ending not in suffixes
+    pattern = _pattern(template.replace("{split}", split))
     found: dict[str, list[str]] = {}
     for file in sorted(_walk(root, folder_of(template, split))):
-        stem, ending = os.path.splitext(file)  # noqa: PTH122 - PurePath would cost more than all else here
-        if any_ending and ending.lower() not in suffixes:
+        stem, own = os.path.splitext(file)  # noqa: PTH122 - PurePath would cost more than all else here
+        if any_ending and own.lower() not in suffixes:
             continue
-        whole = stem if any_ending else file
-        if whole.startswith(front) and whole.endswith(back) and len(whole) > len(front) + len(back):
-            found.setdefault(whole[len(front) : len(whole) - len(back)], []).append(file)
+        match = pattern.fullmatch(stem if any_ending else file)
+        if match:
+            found.setdefault("/".join(match.groups()), []).append(file)
     return dict(sorted(found.items()))
 
 
-def listed_names(file: Path, known: Collection[str]) -> list[str]:
-    """Return the names in a list file, one a line, in its order; a line may be a path, and a second word is ignored.
-
-    A path counts by its last parts that make one of `known`, so that a foreign prefix or another ending does no harm;
-    a line that fits none is returned as it is.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise DataError(f"{file}: cannot be read ({fault}); it must be text with one image name per line") from None
-    names = [_known_name(line.strip(), known) for line in lines if line.strip()]
-    if not names:
-        raise DataError(f"{file}: the list is empty; write one image name per line")
-    return list(dict.fromkeys(names))
+def files_of_splits(root: Path, template: str, splits: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of several splits, see `files_of`; names begin with the split: "train/aachen/1"."""
+    return {f"{split}/{name}": files for split in splits for name, files in files_of(root, template, split).items()}
 
 
-def _known_name(line: str, known: Collection[str]) -> str:
-    for text in (line, line.split()[0]):
-        path = PurePosixPath(text.replace("\\", "/"))
-        bare = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
-        for start in range(len(bare.parts)):
-            name = "/".join(bare.parts[start:])
-            if name in known:
-                return name
-    return line
+def folder_stars(template: str) -> int:
+    """Return how many folders of any name a template has; those of an image and of its labels must be as many."""
+    return template.split("/").count("*")
+
+
+def path_of(template: str, split: str, name: str) -> str:
+    """Return where the file of a name belongs, relative to the root; without ending where the template has none."""
+    path = template.replace("{split}", split)
+    *folders, rest = name.split("/", folder_stars(template))
+    parts = iter(folders)
+    filled = "/".join(next(parts, part) if part == "*" else part for part in path.split("/"))
+    return filled.replace("{name}", rest)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """Capture the folders that a lone * stands for, and {name}."""
+    parts = []
+    for part in template.split("/"):
+        words = {"{name}": "(.+)", "*": "[^/]*"}
+        pieces = re.split(r"(\{name\}|\*)", part)
+        parts.append("([^/]+)" if part == "*" else "".join(words.get(piece, re.escape(piece)) for piece in pieces))
+    return re.compile("/".join(parts))
 
 
 def _splits(root: Path, template: str) -> set[str]:

@@ -14,11 +14,11 @@ from visionkit.data.readers.names import Names, class_numbers
 from visionkit.data.readers.objects import make_table
 from visionkit.data.readers.segmentation import to_rle
 from visionkit.data.readers.source import choose_classes, clipped_boxes, left_out, open_root, whole_images
-from visionkit.data.readers.splits import Positions, check_division, divided
+from visionkit.data.readers.splits import Division, Lists, Positions
 from visionkit.data.readers.yolo_files import Thing, find_names, find_pairs, read_label_file
 from visionkit.data.validate import Problem, check_on_error, settle
 from visionkit.errors import ConfigError, did_you_mean
-from visionkit.structures import RLE, Labels, Sample
+from visionkit.structures import RLE, Decoding, Labels, Sample
 
 UNLABELLED = ("empty", "skip")
 
@@ -30,11 +30,11 @@ class Yolo:
     from 0 to 1; a file may hold both. A polygon's box encloses its points. The masks of an image are known if each of
     its objects has a polygon, and if any object of the split has one. Category ids are the class numbers of the files.
 
-    Which images: data.yaml (or the one other YAML file in the folder) says it under the split's name, as a folder, a
-    list of folders or a text file; otherwise images/<split>/, <split>/images/, or images/ divided by `positions` or
-    `fractions`, by default 0.8 train and 0.2 val. An image's label file has its name with the ending .txt, and lies
-    where the last folder "images" of its path is called "labels", or beside it. Image ids number a split's images
-    from 1 in the order of their names.
+    Which images: those that `lists`, `positions` or `fractions` give to the split; else data.yaml (or the one other
+    YAML file in the folder) says it under the split's name, as a folder, a text file or a list of such, seen from its
+    `path`; else images/<split>/, <split>/images/, or images/ divided into 0.8 train and 0.2 val. An image's label file
+    has its name with the ending .txt, and lies where the last folder "images" of its path is called "labels", or beside
+    it. Image ids number a split's images from 1 in the order of their names.
 
     Args:
         root: the folder.
@@ -47,11 +47,12 @@ class Yolo:
             "labels/{split}/{name}.txt", where they lie elsewhere.
         unlabelled: what an image without label file is: "empty", as is usual, known to hold no object; or "skip",
             not labelled and left out.
-        positions: see `visionkit.data.readers.splits.Positions`.
+        lists, positions: see `visionkit.data.readers.splits.Lists` and `Positions`.
         fractions: the share of each split; images fall by name and seed.
         on_error: "stop" raises for all faults at once; "skip" leaves out the faulty object (or the image that cannot
             be used) and keeps the faults in `problems`.
         seed: draws another division by fractions.
+        channels, bit_depth: of the decoded images, see `visionkit.data.decode.Decoding`.
 
     Attributes:
         problems: what was left out, and why.
@@ -74,13 +75,17 @@ class Yolo:
         images: str | None = None,
         labels: str | None = None,
         unlabelled: str = "empty",
+        lists: Lists | None = None,
         positions: Positions | None = None,
         fractions: Mapping[str, float] | None = None,
         on_error: str = "stop",
+        channels: int = 3,
+        bit_depth: int | str = 8,
         seed: int = 0,
     ) -> None:
         check_on_error(on_error)
-        check_division(fractions, positions, split)
+        self.decoding = Decoding(channels, bit_depth)
+        division = Division(split, lists, positions, fractions, seed)
         if unlabelled not in UNLABELLED:
             hint = did_you_mean(unlabelled, UNLABELLED)
             raise ConfigError(f"data.reader.unlabelled={unlabelled}: empty or skip is wanted{hint}")
@@ -94,15 +99,15 @@ class Yolo:
             raise ConfigError(f"data.reader.names: '{strange[0]}' is no class number; give whole numbers from 0")
         self.classes = choose_classes(tuple(numbers), classes, self.root)
         self.category_ids: Sequence[int | str] = tuple(numbers[name] for name in self.classes)
-        found = find_pairs(self.root, split, images, labels)
+        found = find_pairs(self.root, None if division.is_given else split, images, labels)
         self.notes += found.notes
+        self.problems += found.problems
         pairs = found.pairs
         if found.is_divided:
-            chosen, notes = divided(pairs, split, fractions=fractions, positions=positions, seed=seed, where=self.root)
-            pairs = {image: pairs[image] for image in chosen}
-            self.notes += notes
-        elif positions is not None or fractions is not None:
-            raise ConfigError("data.reader: the source has splits of its own; leave positions and fractions out")
+            chosen = division.choose({image: image for image in pairs}, self.root)
+            pairs = {image: pairs[image] for image in chosen.names}
+            self.notes += chosen.notes
+            self.problems += chosen.problems
         self._keep(pairs, {number: name for name, number in numbers.items()}, unlabelled)
         settle(self.problems, on_error)
 
@@ -122,9 +127,19 @@ class Yolo:
         """The image file."""
         return self.root / self.file_names[index]
 
+    def image_file(self, index: int) -> tuple[Path, Decoding]:
+        """The image file, and how it is decoded."""
+        return self.path(index), self.decoding
+
     def read(self, index: int) -> Sample:
         """Image and labels. Raises DataError when the file cannot be decoded."""
-        return Sample(decode(self.path(index)), self.labels(index), self.image_ids[index], self.file_names[index])
+        pixels = decode(self.path(index), self.decoding)
+        return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
+
+    def polygons(self, index: int) -> list[list[float]]:
+        """Every polygon of image `index`, in pixels, x and y in turn."""
+        own = self._polygons[self._objects.rows(index)]
+        return [polygon.tolist() for polygon in own if polygon is not None]
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects per class."""
