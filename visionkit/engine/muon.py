@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Jordan's quintic: singular values of 0.01 to 1 come to lie between 0.7 and 1.2 within five iterations."""
+"""Jordan's quintic: singular values of 0.01 to 1 come to lie between 0.68 and 1.14 in five iterations."""
 _ITERATIONS = 5
 _ADAM_RMS = 0.2
 """Of an element of AdamW's usual step; Muon's is made as long, so that both learn at one rate (Liu et al. 2025)."""

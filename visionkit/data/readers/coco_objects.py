@@ -55,15 +55,8 @@ def use_objects(
     owners = np.repeat(new_place[:-1], counts)
     label = labels[objects.category] if len(labels) else np.zeros(0, np.int64)
     unlisted = Counter(_named(objects.category[(owners >= 0) & (label < 0)], names))
-    faults: dict[int, Fault] = {}
-    remarks: dict[int, Fault] = {}
-    for one in objects.faults:
-        if one.image >= 0 and new_place[one.image] < 0:
-            continue
-        if one.category < 0 or labels[one.category] >= 0:
-            (remarks if one.kept else faults).setdefault(one.place, one.fault)
-        elif not one.kept:
-            unlisted[names[one.category]] += 1
+    faults, remarks, more = _faults_of_used(objects, new_place, names, labels)
+    unlisted += more
     rows = np.flatnonzero((owners >= 0) & (label >= 0))
     corners = objects.bbox[rows].copy()
     corners[:, 2:] += corners[:, :2]
@@ -119,6 +112,25 @@ def _look_like_corners(boxes: np.ndarray, corners: np.ndarray, sizes: np.ndarray
     as_corners = (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits) & (boxes[:, :2] >= -1)
     reach_out = (corners[:, 2:] > limits).any(axis=1)
     return len(boxes) > 0 and bool(as_corners.all()) and bool(reach_out.mean() >= _XYXY_SHARE)
+
+
+def _faults_of_used(
+    objects: CocoObjects, new_place: np.ndarray, names: Sequence[str], labels: np.ndarray
+) -> tuple[dict[int, Fault], dict[int, Fault], Counter[str]]:
+    """The file's faults by place of objects that are left out, those of objects that are kept, and the objects left
+    out per class name that is not wanted, all of the used images alone.
+    """
+    faults: dict[int, Fault] = {}
+    remarks: dict[int, Fault] = {}
+    unlisted: Counter[str] = Counter()
+    for one in objects.faults:
+        if one.image >= 0 and new_place[one.image] < 0:
+            continue
+        if one.category < 0 or labels[one.category] >= 0:
+            (remarks if one.kept else faults).setdefault(one.place, one.fault)
+        elif not one.kept:
+            unlisted[names[one.category]] += 1
+    return faults, remarks, unlisted
 
 
 def _named(categories: np.ndarray, names: Sequence[str]) -> dict[str, int]:

@@ -34,7 +34,7 @@ from visionkit.data.readers.voc_masks import (
     things_of,
     voc_numbers,
 )
-from visionkit.data.readers.voc_xml import SIDES, VocRecord, parse_voc
+from visionkit.data.readers.voc_xml import SIDES, VocRecord, class_names, other_records, parse_voc
 from visionkit.data.validate import Problem, check_images, check_on_error, found_in, refusal, settle
 from visionkit.errors import ConfigError, DataError, did_you_mean, listed
 from visionkit.structures import Decoding, Labels, Sample
@@ -241,9 +241,9 @@ class Voc:
         return records
 
     def _choose_boxes(self, annotations: Path, records: Mapping[str, VocRecord], classes: Sequence[str] | None) -> None:
-        found = _class_names(records)
+        found = class_names(records)
         if classes is None or not found.issuperset(classes):
-            found |= _class_names(_others(annotations, records))
+            found |= class_names(other_records(annotations, records))
         self.classes = choose_classes(sorted(found), classes, annotations)
         self.category_ids = range(1, len(self.classes) + 1)
 
@@ -389,15 +389,6 @@ def _images_by_stem(folder: Path) -> dict[str, list[str]]:
         if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
             files.setdefault(entry.stem, []).append(entry.name)
     return files
-
-
-def _others(annotations: Path, known: Mapping[str, VocRecord]) -> dict[str, VocRecord]:
-    """The annotation files of the other splits: each split shall have the same class list."""
-    return {file.stem: parse_voc(file) for file in annotations.glob("*.xml") if file.stem not in known}
-
-
-def _class_names(records: Mapping[str, VocRecord]) -> set[str]:
-    return {row.name for record in records.values() for row in record.objects}
 
 
 def _numbers(box: Box) -> str:

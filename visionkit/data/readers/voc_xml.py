@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -104,3 +105,13 @@ def _recorded_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     except (ValueError, OverflowError):
         return None
     return (height, width) if height > 0 and width > 0 else None
+
+
+def other_records(annotations: Path, known: Mapping[str, VocRecord]) -> dict[str, VocRecord]:
+    """The annotation files of the other splits: each split shall have the same class list."""
+    return {file.stem: parse_voc(file) for file in annotations.glob("*.xml") if file.stem not in known}
+
+
+def class_names(records: Mapping[str, VocRecord]) -> set[str]:
+    """The names of all objects."""
+    return {row.name for record in records.values() for row in record.objects}
