@@ -35,8 +35,8 @@ _REDUCED_ABOVE = 1.5
 
 After the resize it then differs from the one decoded in full by less than 4 grey levels on average (coco128: 2.7 at 213
 pixels by 1/2, 3.7 at 106 by 1/4), and lies within a pixel of its place. Decoding and resizing to 640 pixels takes 13.7
-ms instead of 19.4 from 1920 x 1440, and 28 instead of 65 from 3840 x 2880 (coco128 enlarged 3 and 6 times, one core of a Xeon, 2026-11-22);
-photographs of up to three times the canvas are not reduced, since little would be gained.
+ms instead of 19.4 from 1920 x 1440, and 28 instead of 65 from 3840 x 2880 (coco128 enlarged 3 and 6 times, one core of
+a 2-core Xeon, 2026-11-22); photographs of up to three times the canvas are not reduced, since little would be gained.
 """
 
 
