@@ -14,7 +14,7 @@ from visionkit.errors import ConfigError, UserError, did_you_mean, listed, print
 
 TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
-    "evaluate": ("visionkit.engine.run", "evaluate_run", "score a checkpoint"),
+    "evaluate": ("visionkit.engine.judging", "evaluate_run", "score a checkpoint"),
     "predict": ("visionkit.predictor", "predict_run", "draw and save a checkpoint's predictions"),
     "benchmark": ("visionkit.engine.benchmark", "benchmark_run", "time inference, all heads together and one by one"),
     "benchmark loader": ("visionkit.engine.loader_benchmark", "loader_benchmark_run", "time the training loader"),

@@ -21,6 +21,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.reduced_decoding": ("auto", False),
     "data.box": ("largest", "first", None),
     "augment.backend": ("albumentations", "torchvision"),
+    "loss": ("auto", "cross_entropy", "focal", "binary_cross_entropy"),
     "optim.name": ("adamw", "muon", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),
@@ -47,7 +48,7 @@ _AT_LEAST: Mapping[str, int] = {
     "augment.batch_mix.cutmix": 0,
     "debug.images": 1,
 }
-_POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm")
+_POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm", "engine.max_hours", "engine.timeout")
 _SHARES = (
     "score",
     "data.max_skipped",

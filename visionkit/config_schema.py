@@ -189,6 +189,8 @@ class EngineConfig:
     """The training loop.
 
     epochs, max_steps: the first limit reached ends the run; max_steps null: none.
+    max_hours: after which the run saves and ends as it does on a signal, to be resumed; null: never.
+    timeout: seconds after which a process or a loader that does not answer ends the run.
     save_steps: also save every so many steps; 0: each epoch only.
     accumulate: batches a step. clip_norm: largest norm of the gradient; null: unclipped.
     precision: auto, bf16, fp16 or fp32. channels_last: auto, true or false.
@@ -202,6 +204,8 @@ class EngineConfig:
 
     epochs: int
     max_steps: int | None
+    max_hours: float | None
+    timeout: float
     save_steps: int
     accumulate: int
     clip_norm: float | None
@@ -220,9 +224,10 @@ class EngineConfig:
 
 @dataclass
 class JudgingConfig:
-    """voc_ap: as in training; null: as the checkpoint was trained."""
+    """voc_ap, timeout: as in training; voc_ap null: as the checkpoint was trained."""
 
     voc_ap: bool | None
+    timeout: float
 
 
 @dataclass
@@ -234,13 +239,26 @@ class DebugConfig:
 
 
 @dataclass
+class TrainingDebugConfig:
+    """As `DebugConfig`; fault: what is to go wrong, to see what becomes of the run (`visionkit.engine.faults`); null:
+    nothing.
+    """
+
+    traceback: bool
+    images: int | None
+    fault: str | None
+
+
+@dataclass
 class TrainConfig:
     """The whole of a training run.
 
     heads: names of `head` that the model has; null: those whose labels the data has. merges: names of `merge`, answers
     made from those of several heads. image_size: side of the canvas in pixels, or [height, width].
     run_dir: folder of the run; null: the next free `runs/<task>/<name>-NNN`. device: auto, cpu, mps, cuda or cuda:N.
-    resume: none, auto or a run folder. weights: none, auto, a published name, a file, or {path, mean, std}.
+    resume: none, auto or a run folder. loss: of the classification head: auto, cross_entropy, focal or
+    binary_cross_entropy (`visionkit.heads.class_loss`). metrics: the numbers that it is judged by, of which the first
+    is the main one unless top1 (mAP) is among them; null: the usual ones (`visionkit.metrics.TopK`). weights: none, auto, a published name, a file, or {path, mean, std}.
     head, merge: by name, the `_target_` and its arguments.
     """
 
@@ -254,6 +272,8 @@ class TrainConfig:
     seed: int
     resume: str
     weights: Any
+    loss: str
+    metrics: list[str] | None
     model: ModelConfig
     head: dict[str, Any]
     merge: dict[str, Any]
@@ -263,7 +283,7 @@ class TrainConfig:
     optim: OptimConfig
     schedule: ScheduleConfig
     engine: EngineConfig
-    debug: DebugConfig
+    debug: TrainingDebugConfig
 
 
 @dataclass
@@ -279,12 +299,14 @@ class LoaderBenchmarkConfig(TrainConfig):
 @dataclass
 class EvaluateConfig:
     """checkpoint: a checkpoint or run folder. data: what differs from the checkpoint's own (`evaluation_data`).
-    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run.
+    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run. metrics: as in
+    training; null: as the checkpoint was trained.
     """
 
     checkpoint: str
     run_dir: str | None
     device: str
+    metrics: list[str] | None
     data: dict[str, Any]
     engine: JudgingConfig
     debug: DebugConfig

@@ -30,6 +30,10 @@ def assert_equal_states(one, other) -> None:
         assert one.keys() == other.keys()
         for key in one:
             assert_equal_states(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_equal_states(mine, theirs)
     elif isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
     else:
@@ -226,7 +230,7 @@ def judge(monkeypatch):
     """judge(0.2, 0.5): in the next run the first evaluation says .2, and all that follow .5."""
     from visionkit.engine import run as module
 
-    evaluated = module._evaluated
+    evaluated = module.scored
 
     def plan(*values):
         said = iter(values)
@@ -237,7 +241,7 @@ def judge(monkeypatch):
             result.reasons = {"classification/top1": "no image"} if math.isnan(value) else {}
             return result
 
-        monkeypatch.setattr(module, "_evaluated", judged)
+        monkeypatch.setattr(module, "scored", judged)
 
     return plan
 

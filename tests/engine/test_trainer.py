@@ -217,7 +217,7 @@ def test_buffers_of_a_bad_step_are_put_back(trainer):
         made.model.backbone.forward = lambda images, made=made, forward=forward: forward(
             made.model.backbone.norm(images)
         )
-        made._guard.__init__(made.model, made.optimizer, made.device, allowed)
+        made._guard.__init__(made.model, made.optimizer, made.device, allowed, made.processes)
         normalise = made.model.preprocess.normalise
         made.model.preprocess.normalise = lambda images, made=made, normalise=normalise: (
             normalise(images) * (torch.nan if made.step == 1 else 1.0)

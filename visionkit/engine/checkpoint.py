@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,13 @@ def save_checkpoint(
     training: Mapping[str, Any],
     config: str,
     best: bool,
+    half_written: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write checkpoints/step-N beside the others, point `last` (and `best`) at it, then drop what is neither.
 
     Files are written into a folder of another name, flushed to the disk and renamed, so a checkpoint is whole or absent
-    whatever happens meanwhile. The two newest and the best stay.
+    whatever happens meanwhile. The two newest and the best stay. `half_written` is called when some of its files are
+    there.
 
     Raises:
         CheckpointError: when the disk is full or the folder cannot be written; the checkpoints before it are untouched.
@@ -79,6 +81,7 @@ def save_checkpoint(
         # As bytes: on a full disk the writers of torch and safetensors raise no OSError; safetensors' sets mode 600.
         (temporary / "model.safetensors").write_bytes(save(_contiguous(model)))
         (temporary / "ema.safetensors").write_bytes(save(_contiguous(ema)))
+        half_written()
         (temporary / "training.pt").write_bytes(_pickled(training))
         _write_json(temporary / "model.json", description)
         _write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, **state})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import cv2
 import numpy as np
 import torch
 
+from visionkit.engine.distributed import ALONE, Processes
+from visionkit.engine.interruption import Preempted
 from visionkit.interfaces import ClassTable, Metric
 from visionkit.metrics.coco_numbers import NO_OBJECT
 from visionkit.model import VisionModel
@@ -59,50 +62,113 @@ def evaluate(
     *,
     maps: Path | None = None,
     keep: Collection[ImageId] = (),
+    processes: Processes = ALONE,
+    stop: Callable[[], str | None] | None = None,
 ) -> Evaluation:
     """Predict every batch in full precision and score it.
 
     Args:
         model: on `device`, in eval mode.
-        batches: with geometries and labels (`EvaluationSet`).
+        batches: this process's share of the images, with geometries and labels (`evaluation_loader`).
         metrics: a fresh one for each head and merge to be scored.
         category_ids: per head and merge, the source's id of each of its classes; None where the source lacks the class,
             so that no row can tell of it.
         device: of the model.
         maps: where semantic and panoptic maps are written, as <head>/<image_id>.png; None: nowhere.
         keep: the ids of images whose predictions are wanted in the result.
+        processes: those among which the images are dealt out; the first one's result is of all images, the others'
+            hold the numbers alone.
+        stop: asked before each batch; a reason ends the evaluation.
+
+    Raises:
+        Preempted: `stop` gave a reason in one of the processes; in all of them.
     """
-    result = Evaluation(rows={name: [] for name in metrics}, metrics=metrics)
+    own, reason = _Share({name: [] for name in metrics}), None
+    whole = copy.deepcopy(dict(metrics))
     with ThreadPoolExecutor() as pool:
-        for batch, i, prediction in _predicted(model, batches, device, pool):
-            image_id = batch.image_ids[i]
-            if image_id in keep:
-                result.kept[image_id] = (prediction, batch.labels[i])
-            for name, metric in metrics.items():
-                answer = prediction[name]
-                metric.update(image_id, answer, batch.labels[i])
-                result.rows[name] += [
+        for batch in batches:
+            reason = None if stop is None else stop()
+            if reason is not None:
+                break
+            moved = batch.to(device)
+            predictions = model.predict(moved.images, moved.targets.sizes, batch.geometries)
+            for i, prediction in enumerate(pool.map(encoded, predictions)):
+                own.add(batch, i, prediction, metrics, category_ids, keep=keep, maps=maps)
+    reasons = [one for one in processes.gathered(reason) if one is not None]
+    if reasons:
+        raise Preempted(reasons[0])
+    return _merged(own, metrics, whole, processes)
+
+
+@dataclass
+class _Share:
+    """What one process has found, image by image in its order.
+
+    Attributes:
+        rows: by head name, the result rows of each image.
+        kept: as of `Evaluation`.
+    """
+
+    rows: dict[str, list[list[dict[str, Any]]]]
+    kept: dict[ImageId, tuple[Predictions, Labels]] = field(default_factory=dict)
+
+    def add(
+        self,
+        batch: Batch,
+        i: int,
+        prediction: Predictions,
+        metrics: Mapping[str, Metric],
+        category_ids: Mapping[str, Sequence[int | str | None]],
+        *,
+        keep: Collection[ImageId],
+        maps: Path | None,
+    ) -> None:
+        """Take in the prediction of image `i` of a batch."""
+        image_id = batch.image_ids[i]
+        if image_id in keep:
+            self.kept[image_id] = (prediction, batch.labels[i])
+        for name, metric in metrics.items():
+            answer = prediction[name]
+            metric.update(image_id, answer, batch.labels[i])
+            self.rows[name].append(
+                [
                     {**row, "file_name": batch.file_names[i]}
                     for row in answer.to_coco(image_id, category_ids[name])
                     if row.get("category_id", 0) is not None
                 ]
-                if maps is not None and isinstance(answer, SemanticMap | PanopticMap):
-                    write_map(answer.to_png(), maps / name, image_id)
-    for name, metric in metrics.items():
-        result.numbers.update({f"{name}/{key}": value for key, value in metric.compute().items()})
-        result.reasons.update({f"{name}/{key}": reason for key, reason in metric.reasons.items()})
+            )
+            if maps is not None and isinstance(answer, SemanticMap | PanopticMap):
+                write_map(answer.to_png(), maps / name, image_id)
+
+
+def _merged(
+    own: _Share, metrics: Mapping[str, Metric], whole: Mapping[str, Metric], processes: Processes
+) -> Evaluation:
+    """All shares as one, in the order of the images: so that sums come out the same, however many took part."""
+    if processes.world > 1:
+        shares = processes.gathered_on_first((own, {name: metric.state() for name, metric in metrics.items()}))
+        if processes.first:
+            for name, metric in whole.items():
+                metric.merge([dict(_in_turn([list(states[name].items()) for _, states in shares]))])
+            own = _Share(
+                rows={name: _in_turn([share.rows[name] for share, _ in shares]) for name in own.rows},
+                kept={key: value for share, _ in shares for key, value in share.kept.items()},
+            )
+        metrics = whole
+    result = Evaluation(metrics=metrics, kept=own.kept)
+    if processes.first:
+        result.rows = {name: [row for rows in images for row in rows] for name, images in own.rows.items()}
+        for name, metric in metrics.items():
+            result.numbers.update({f"{name}/{key}": value for key, value in metric.compute().items()})
+            result.reasons.update({f"{name}/{key}": reason for key, reason in metric.reasons.items()})
+    result.numbers, result.reasons = processes.told((result.numbers, result.reasons))
     return result
 
 
-def _predicted(
-    model: VisionModel, batches: Iterable[Batch], device: torch.device, pool: Executor
-) -> Iterator[tuple[Batch, int, Predictions]]:
-    """Yield each batch, the number of an image in it, and the image's predictions, masks encoded by the workers."""
-    for batch in batches:
-        moved = batch.to(device)
-        predictions = model.predict(moved.images, moved.targets.sizes, batch.geometries)
-        for i, prediction in enumerate(pool.map(encoded, predictions)):
-            yield batch, i, prediction
+def _in_turn(shares: Sequence[Sequence[Any]]) -> list[Any]:
+    """One list of several that were dealt out in turn."""
+    longest = max(map(len, shares))
+    return [share[place] for place in range(longest) for share in shares if place < len(share)]
 
 
 def _explained(row: Mapping[str, float]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""Whole runs, from a checked configuration to files in a folder: training, and evaluation of a checkpoint."""
+"""A whole training run, from a checked configuration to files in a folder."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,31 +15,20 @@ from typing import Any, cast
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from visionkit.build import (
-    backbone_weights,
-    build_metrics,
-    build_model,
-    build_reader,
-    category_ids,
-    describe_model,
-    label_fields,
-)
-from visionkit.config import evaluation_data
+from visionkit.build import backbone_weights, build_metrics, build_model, describe_model, label_fields
 from visionkit.data import EpochSampler, EvaluationSet, TrainingSet, training_loader
 from visionkit.data.loader import batches
-from visionkit.engine.checkpoint import load_model, load_state, open_checkpoint, save_checkpoint
-from visionkit.engine.device import (
-    autocast_dtype,
-    keep_freed_memory,
-    loader_workers,
-    memory_format,
-    resolve_device,
-    share_cores,
-)
+from visionkit.engine.checkpoint import load_state, open_checkpoint, save_checkpoint
+from visionkit.engine.device import autocast_dtype, keep_freed_memory, loader_workers, memory_format, share_cores
+from visionkit.engine.distributed import Processes, joined
 from visionkit.engine.ema import EMA
-from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
+from visionkit.engine.evaluate import Evaluation, write_evaluation
+from visionkit.engine.faults import Fault, parse_fault
+from visionkit.engine.interruption import Interruption, Preempted
+from visionkit.engine.judging import add_mean, scored, write_result_report
 from visionkit.engine.optim import Schedule, create_optimizer
 from visionkit.engine.run_data import (
     answered,
@@ -48,30 +38,18 @@ from visionkit.engine.run_data import (
     image_repeats,
     judged_set,
     judging_loader,
-    left_out,
     open_readers,
     remarks,
     run_steps,
     training_set,
     write_data_account,
 )
-from visionkit.engine.run_folder import (
-    choose_run_folder,
-    made_folder,
-    numbered_folder,
-    start_logging,
-    stop_logging,
-    write_beginning,
-    write_settings,
-    write_status,
-)
+from visionkit.engine.run_folder import choose_run_folder, start_logging, stop_logging, write_beginning, write_status
 from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import ConfigError, UserError, listed
-from visionkit.interfaces import Metric
+from visionkit.errors import UserError, listed
 from visionkit.model import VisionModel
-from visionkit.report import Shown, spread, write_report
 from visionkit.structures import Batch
 
 LOGGER = logging.getLogger("visionkit")
@@ -81,13 +59,55 @@ _SECONDS_BETWEEN_SAVES = 10.0
 
 
 def train_run(cfg: DictConfig) -> int:
-    """Train, evaluate, and write everything into the run folder; return 0.
+    """Train, evaluate, and write everything into the run folder; return 0, also where a signal ended it early.
 
     Raises:
         UserError: anything wrong in what the user gave; raised before the run folder is made.
         NonFiniteError: the loss stopped being a number.
     """
-    device = resolve_device(cfg.device)
+    with (
+        Interruption(cfg.engine.max_hours) as interruption,
+        joined(cfg.device, cfg.engine.timeout) as (
+            processes,
+            device,
+        ),
+    ):
+        with processes.together():
+            run, model, beginning = _prepared(cfg, processes, device, interruption)
+        with processes.together():
+            chosen = choose_run_folder(cfg) if processes.first else None
+        run.folder, continued = processes.told(chosen)
+        if processes.first:
+            start_logging(run.folder)
+        try:
+            with processes.together():
+                if processes.first:
+                    beginning(run.folder)
+                trainer = run.trainer(model)
+            if continued:
+                run.resume(trainer)
+            else:
+                trainer.tracker.begin(0)
+            run.announce(trainer)
+            _train(run, trainer)
+            run.write_status("finished", step=trainer.step)
+        except Preempted as reason:
+            LOGGER.info(f"ended by {reason} after step {trainer.step}; resume={run.folder} goes on from there")
+            run.write_status("preempted", step=trainer.step, reason=str(reason))
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            with contextlib.suppress(OSError):  # the disk may be full; what is told is why the run ended
+                run.write_status("interrupted" if interrupted else "failed", error=str(error))
+            raise
+        finally:
+            stop_logging()
+    return 0
+
+
+def _prepared(
+    cfg: DictConfig, processes: Processes, device: torch.device, interruption: Interruption
+) -> tuple[_Run, VisionModel, Callable[[Path], None]]:
+    """Everything that can be refused, before anything is written: the run, its model, and what writes its beginning."""
     share_cores(loader_workers(cfg.data.workers, device), device)
     keep_freed_memory(device)
     opened = open_readers(cfg)
@@ -99,67 +119,28 @@ def train_run(cfg: DictConfig) -> int:
     torch.manual_seed(cfg.seed)
     torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
-    training, repeats = training_set(cfg, model, readers["train"]), image_repeats(cfg, readers["train"])
-    judging = {role: judged_set(model, reader) for role, reader in readers.items() if role != "train"}
-    selector = Selector(cfg.engine.select, build_metrics(model, voc_ap=cfg.engine.voc_ap), cfg.engine.references)
+    if not processes.first:
+        torch.manual_seed(cfg.seed + processes.rank)  # equal weights everywhere, dropout of each process's own
+    run = _Run(
+        cfg=cfg,
+        device=device,
+        description=description,
+        training=training_set(cfg, model, readers["train"], processes.world),
+        judging={role: judged_set(model, reader) for role, reader in readers.items() if role != "train"},
+        selector=Selector(cfg.engine.select, build_metrics(model, voc_ap=cfg.engine.voc_ap), cfg.engine.references),
+        repeats=image_repeats(cfg, readers["train"]),
+        processes=processes,
+        interruption=interruption,
+        fault=parse_fault(cfg.debug.fault),
+    )
 
-    folder, continued = choose_run_folder(cfg)
-    start_logging(folder)
-    try:
+    def beginning(folder: Path) -> None:
         write_beginning(folder, cfg, device)
         write_data_account(folder, opened)
         for line in told:
             LOGGER.warning(line)
-        run = _Run(cfg, folder, device, description, training, judging, selector, repeats)
-        trainer = run.trainer(model)
-        if continued:
-            run.resume(trainer)
-        run.announce(trainer)
-        trainer.tracker.begin(trainer.step)
-        _train(run, trainer)
-        write_status(folder, "finished", step=trainer.step)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        with contextlib.suppress(OSError):  # the disk may be full; what is told is why the run ended
-            write_status(folder, "interrupted" if interrupted else "failed", error=str(error))
-        raise
-    finally:
-        stop_logging()
-    return 0
 
-
-def evaluate_run(cfg: DictConfig) -> int:
-    """Score a checkpoint on a split, write metrics.json and predictions.json, print the numbers; return 0."""
-    device = resolve_device(cfg.device)
-    checkpoint = open_checkpoint(cfg.checkpoint)
-    model = load_model(checkpoint.folder).to(device)
-    trained = cast(DictConfig, OmegaConf.load(checkpoint.folder / "config.yaml"))
-    data = evaluation_data(trained.data, cfg.data)
-    share_cores(loader_workers(data.workers, device), device)
-    role = data.split or ("test" if data.splits.test is not None else "val")
-    # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
-    reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
-    judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
-    own = cfg.engine.voc_ap
-    voc_ap = bool(trained.engine.get("voc_ap", False)) if own is None else own
-    metrics = build_metrics(model, voc_ap=voc_ap)
-    selector = Selector(trained.engine.select, metrics, trained.engine.references)
-    folder = _evaluation_folder(cfg.run_dir, trained.name)
-    model.use_memory_format(memory_format(trained.engine.channels_last, device))
-    trained.data = data
-    write_settings(folder, trained, device)
-    write_data_account(folder, {role: reader})
-    for line in left_out(role, reader):
-        print(line)
-    result = _evaluated(model, judging_loader(judged, data, device), judged, device, metrics, folder=folder)
-    _add_mean(result, selector)
-    write_evaluation(result, folder, split=data.splits.get(role, role))
-    _write_report(folder, result, model, judged)
-    absent = result.absent()
-    for name, value in result.numbers.items():
-        print(f"{name:<32} {value:.4f}" if name not in absent else f"{name:<32} n/a ({absent[name]})")
-    print(f"written to {folder}")
-    return 0
+    return run, model, beginning
 
 
 def _train(run: _Run, trainer: Trainer) -> None:
@@ -174,21 +155,26 @@ def _train(run: _Run, trainer: Trainer) -> None:
         raise RuntimeError(str(error)) from error
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Run:
     """What the end of an epoch and the end of a run need to know."""
 
     cfg: DictConfig
-    folder: Path
     device: torch.device
     description: Mapping[str, Any]
     training: TrainingSet
     judging: Mapping[str, EvaluationSet]
     selector: Selector
     repeats: np.ndarray | None
+    processes: Processes
+    interruption: Interruption
+    fault: Fault
+    folder: Path = Path()
     best: float = -math.inf
     best_step: int = 0
     saved_at: float = -math.inf
+    saved: int = 0
+    saved_step: int | None = None
     loaders: dict[str, DataLoader[Batch]] = field(default_factory=dict)
 
     def trainer(self, model: VisionModel) -> Trainer:
@@ -206,7 +192,7 @@ class _Run:
             momentum=cfg.optim.momentum or 0.0,
             betas=tuple(cfg.optim.betas or (0.9, 0.999)),
         )
-        steps_per_epoch, total_steps = run_steps(cfg, len(self.training))
+        steps_per_epoch, total_steps = run_steps(cfg, len(self.training), self.processes.world)
         ema = _ema(model, engine.ema.decay, engine.ema.warmup, total_steps)
         if engine.compile:
             model.compile()
@@ -220,9 +206,14 @@ class _Run:
             device=self.device,
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
-            tracker=Tracker(self.folder, total_steps=total_steps, headline=self.selector.name),
+            tracker=Tracker(
+                self.folder if self.processes.first else None, total_steps=total_steps, headline=self.selector.name
+            ),
             end_of_epoch=self.end_of_epoch,
-            save=self.save,
+            save=self.save_if_new,
+            processes=self.processes,
+            interruption=self.interruption,
+            fault=self.fault,
             accumulate=engine.accumulate,
             clip_norm=engine.clip_norm or 0.0,
             precision=autocast_dtype(engine.precision, self.device),
@@ -240,6 +231,8 @@ class _Run:
             len(self.training),
             cfg.data.batch_size,
             seed=cfg.seed,
+            rank=self.processes.rank,
+            world=self.processes.world,
             start=start,
             segments=segments,
             repeats=self.repeats,
@@ -248,25 +241,34 @@ class _Run:
         return batches(training_loader(self.training, sampler, workers=workers, device=self.device))
 
     def announce(self, trainer: Trainer) -> None:
-        parameters = sum(p.numel() for p in trainer.model.parameters())
+        parameters, world = sum(p.numel() for p in trainer.model.parameters()), self.processes.world
         judged = ", ".join(f"{len(judged)} {role}" for role, judged in self.judging.items())
         LOGGER.info(f"run {self.folder}: {len(self.training)} training images, {judged or 'none to evaluate on'}")
+        batch, each = self.cfg.data.batch_size, f"batch {self.cfg.data.batch_size * trainer.accumulate * world}"
+        if trainer.accumulate > 1 or world > 1:
+            each += f" ({batch} images x {trainer.accumulate} accumulated x {world} processes)"
         LOGGER.info(
             f"{parameters / 1e6:.2f} M parameters on {self.device} in {str(trainer.precision).removeprefix('torch.')}, "
-            f"steps {trainer.step} to {trainer.total_steps}, {trainer.steps_per_epoch} an epoch, batch "
-            f"{self.cfg.data.batch_size * trainer.accumulate}"
+            f"steps {trainer.step} to {trainer.total_steps}, {trainer.steps_per_epoch} an epoch, {each}, "
+            f"highest rate {self.cfg.optim.lr:g}"
         )
 
     def resume(self, trainer: Trainer) -> None:
-        checkpoint = open_checkpoint(self.folder, "last")
-        load_state(trainer.model, checkpoint.weights("model"), checkpoint.folder)
-        load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
-        trainer.load_state(checkpoint.training_state())
-        trainer.step = checkpoint.step
-        trainer.batches = self.batches(trainer.step)
-        best = checkpoint.state["best"]
-        self.best, self.best_step = (-math.inf if best is None else best), checkpoint.state["best_step"]
-        LOGGER.info(f"resumed {checkpoint.folder}")
+        """Take up the last checkpoint; the first process reads it for all."""
+        with self.processes.together():
+            read = _read(self.folder, "last") if self.processes.first else None
+        folder, step, state, weights, training = self.processes.told(read)
+        load_state(trainer.model, weights["model"], folder)
+        load_state(trainer.ema.model, weights["ema"], folder)
+        trainer.load_state(training)
+        trainer.step = self.saved_step = step
+        trainer.batches = self.batches(step)
+        self.best, self.best_step = (-math.inf if state["best"] is None else state["best"]), state["best_step"]
+        LOGGER.info(f"resumed {folder}")
+        due = state["evaluation_due"]
+        trainer.tracker.begin(step, epoch_due=due)
+        if due:
+            self.end_of_epoch(trainer)
 
     def end_of_epoch(self, trainer: Trainer) -> None:
         epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
@@ -276,7 +278,11 @@ class _Run:
         judged = "val" in self.judging
         is_best = not judged
         if judged and (last or epoch % self.cfg.engine.evaluate_every == 0):
-            numbers = self.evaluated(trainer, "val").numbers
+            try:
+                numbers = self.evaluated(trainer, "val").numbers
+            except Preempted:
+                self.save(trainer, evaluation_due=True)
+                raise
             value = numbers[self.selector.name]
             # Without any number yet (val has nothing to find, say) the last is the best.
             is_best = value > self.best or (math.isnan(value) and math.isinf(self.best))
@@ -284,10 +290,32 @@ class _Run:
         self.best_step = trainer.step if is_best else self.best_step
         # Before the checkpoint: a resumed run cuts off the lines past its checkpoint, and cannot add missing ones.
         trainer.tracker.log_epoch(trainer.step, epoch, epochs, numbers)
-        if last or (judged and is_best) or time.monotonic() - self.saved_at > _SECONDS_BETWEEN_SAVES:
+        long_ago = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_SAVES
+        if self.processes.told(last or (judged and is_best) or long_ago):
             self.save(trainer, best=is_best)
 
-    def save(self, trainer: Trainer, *, best: bool = False) -> None:
+    def save_if_new(self, trainer: Trainer) -> None:
+        """Save, unless the checkpoint of this step is there."""
+        if self.saved_step != trainer.step:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer, *, best: bool = False, evaluation_due: bool = False) -> None:
+        """Write a checkpoint.
+
+        evaluation_due: an epoch ends with this step, and whoever goes on from here has to score it first.
+        """
+        for model in (trainer.model, trainer.ema.model):
+            self.processes.share_buffers(model)
+        training = trainer.state()
+        with self.processes.together():
+            if self.processes.first:
+                self._write_checkpoint(trainer, training, best=best, evaluation_due=evaluation_due)
+        self.saved_at, self.saved_step = time.monotonic(), trainer.step
+        self.saved += 1
+
+    def _write_checkpoint(
+        self, trainer: Trainer, training: Mapping[str, Any], *, best: bool, evaluation_due: bool
+    ) -> None:
         save_checkpoint(
             self.folder,
             step=trainer.step,
@@ -298,32 +326,64 @@ class _Run:
                 "epoch": trainer.epoch,
                 "best": None if math.isinf(self.best) else self.best,
                 "best_step": self.best_step,
+                "evaluation_due": evaluation_due,
+                "processes": self.processes.world,
             },
-            training=trainer.state(),
+            training=training,
             config=OmegaConf.to_yaml(self.cfg, resolve=True),
             best=best,
+            half_written=functools.partial(self.fault.on_checkpoint, self.saved),
         )
-        self.saved_at = time.monotonic()
 
     def evaluated(self, trainer: Trainer, role: str, *, folder: Path | None = None) -> Evaluation:
-        """Score the EMA weights on a role's split."""
+        """Score the EMA weights on a role's split.
+
+        Raises:
+            Preempted: the run was asked to end.
+        """
         judged, model = self.judging[role], cast(VisionModel, trainer.ema.model)
+        self.processes.share_buffers(model)
         if role not in self.loaders:  # kept, so that its worker processes start once
-            self.loaders[role] = judging_loader(judged, self.cfg.data, self.device)
+            self.loaders[role] = judging_loader(judged, self.cfg.data, self.device, self.processes)
         metrics = build_metrics(model, voc_ap=self.cfg.engine.voc_ap)
-        result = _evaluated(model, self.loaders[role], judged, self.device, metrics, folder=folder)
-        _add_mean(result, self.selector)
+        result = scored(
+            model,
+            self.loaders[role],
+            judged,
+            self.device,
+            metrics,
+            folder=folder,
+            processes=self.processes,
+            stop=self._stop_evaluation,
+        )
+        add_mean(result, self.selector)
         return result
+
+    def _stop_evaluation(self) -> str | None:
+        self.fault.on_evaluation()
+        return self.interruption.reason
+
+    def write_status(self, status: str, **more: Any) -> None:
+        """Write status.json, where this process speaks for the run."""
+        if self.processes.first:
+            write_status(self.folder, status, **more)
 
     def finish(self, trainer: Trainer) -> None:
         """Score the EMA weights of the best checkpoint, write the final numbers, and say them."""
-        checkpoint = open_checkpoint(self.folder, "best")
-        load_state(trainer.ema.model, checkpoint.weights("ema"), checkpoint.folder)
+        with self.processes.together():
+            read = _read(self.folder, "best") if self.processes.first else None
+        folder, _, _, weights, _ = self.processes.told(read)
+        load_state(trainer.ema.model, weights["ema"], folder)
         role = next((role for role in ("test", "val") if role in self.judging), None)
         result = self.evaluated(trainer, role, folder=self.folder) if role else Evaluation()
         split = self.cfg.data.splits[role] if role else "none"
-        write_evaluation(result, self.folder, split=split)
-        _write_report(self.folder, result, cast(VisionModel, trainer.ema.model), self.judging[role] if role else None)
+        if self.processes.first:
+            write_evaluation(result, self.folder, split=split)
+            judged = self.judging[role] if role else None
+            write_result_report(self.folder, result, cast(VisionModel, trainer.ema.model), judged)
+            self._say(result, split, trainer)
+
+    def _say(self, result: Evaluation, split: str, trainer: Trainer) -> None:
         shown = "  ".join(
             f"{name} {value:.4f}"
             for name, value in result.numbers.items()
@@ -343,45 +403,11 @@ class _Run:
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
-def _evaluation_folder(run_dir: str | None, name: str) -> Path:
-    if run_dir is None:
-        return numbered_folder(Path("runs") / "evaluate", name)
-    if (Path(run_dir) / "checkpoints").exists():
-        raise ConfigError(f"run_dir={run_dir}: is the folder of a run, whose metrics.json stays; give another folder")
-    return made_folder(Path(run_dir))
-
-
-def _evaluated(
-    model: VisionModel,
-    loader: DataLoader[Batch],
-    judged: EvaluationSet,
-    device: torch.device,
-    metrics: Mapping[str, Metric],
-    *,
-    folder: Path | None,
-) -> Evaluation:
-    """Score a model; with the folder of the results, also write its maps there and keep what its report shows."""
-    ids = category_ids(model, judged.reader)
-    maps = None if folder is None else folder / "predictions"
-    keep = () if folder is None else [judged.reader.image_ids[place] for place in spread(len(judged))]
-    return evaluate(model.eval(), batches(loader), metrics, ids, device, maps=maps, keep=keep)
-
-
-def _add_mean(result: Evaluation, selector: Selector) -> None:
-    """Add the number that chooses the best checkpoint, where it is a mean of several."""
-    result.numbers = selector.added(result.numbers)
-    if math.isnan(result.numbers[selector.name]):
-        result.reasons.setdefault(selector.name, "none of the numbers that it is the mean of")
-
-
-def _write_report(folder: Path, result: Evaluation, model: VisionModel, judged: EvaluationSet | None) -> None:
-    samples = []
-    for place in spread(len(judged)) if judged is not None else ():
-        assert judged is not None
-        reader = judged.reader
-        predictions, truth = result.kept[reader.image_ids[place]]
-        samples.append(Shown(reader.read(place).image, reader.file_names[place], truth, predictions))
-    write_report(folder, metrics=result.metrics, classes=model.classes, samples=samples)
+def _read(folder: Path, link: str) -> tuple[Path, int, dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Of a run's checkpoint its folder, step, state, weights and training state."""
+    checkpoint = open_checkpoint(folder, link)
+    weights = {name: checkpoint.weights(name) for name in ("model", "ema")}
+    return checkpoint.folder, checkpoint.step, checkpoint.state, weights, checkpoint.training_state()
 
 
 def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:

@@ -33,6 +33,7 @@ from visionkit.data.validate import (
     warnings_of,
 )
 from visionkit.engine.device import loader_workers
+from visionkit.engine.distributed import ALONE, Processes
 from visionkit.errors import ConfigError, DataError, printable
 from visionkit.interfaces import Reader
 from visionkit.model import VisionModel
@@ -116,13 +117,13 @@ def first(reader: Reader, images: int | None) -> Reader:
     return reader if images is None else First(reader, images)
 
 
-def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> TrainingSet:
-    """The augmented set of a run.
+def training_set(cfg: DictConfig, model: VisionModel, reader: Reader, processes: int = 1) -> TrainingSet:
+    """The augmented set of a run of so many processes.
 
     Raises:
         ConfigError: a mix of images that these data and heads cannot take part in.
     """
-    _, total_steps = run_steps(cfg, len(reader))
+    _, total_steps = run_steps(cfg, len(reader), processes)
     parts = augmentation(cfg, model)
     check_augmentation(parts, reader.fields, model.needs)
     lists: Mapping[str, Any] = class_lists(model)
@@ -135,7 +136,7 @@ def training_set(cfg: DictConfig, model: VisionModel, reader: Reader) -> Trainin
         model.preprocess,
         **lists,
         fields=model.needs,
-        epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size / len(reader),
+        epochs=total_steps * cfg.engine.accumulate * cfg.data.batch_size * processes / len(reader),
         seed=cfg.seed,
         augment=parts.transforms,
         mosaic=parts.mosaic,
@@ -167,14 +168,17 @@ def judged_set(model: VisionModel, reader: Reader) -> EvaluationSet:
     return EvaluationSet(reader, model.preprocess, **class_lists(model), fields=model.needs)
 
 
-def judging_loader(judged: EvaluationSet, data: Mapping[str, Any], device: torch.device) -> DataLoader[Any]:
-    """The loader of an evaluation.
+def judging_loader(
+    judged: EvaluationSet, data: Mapping[str, Any], device: torch.device, processes: Processes = ALONE
+) -> DataLoader[Any]:
+    """The loader of this process's share of an evaluation.
 
     Its batch is of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's
     number.
     """
-    workers = min(loader_workers(data["workers"], device), math.ceil(len(judged) / 16))
-    return evaluation_loader(judged, batch_size=16, workers=workers, device=device)
+    rank, world = processes.rank, processes.world
+    workers = min(loader_workers(data["workers"], device), math.ceil(len(judged) / (16 * world)))
+    return evaluation_loader(judged, batch_size=16, workers=workers, device=device, rank=rank, world=world)
 
 
 def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
@@ -195,8 +199,8 @@ def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
     return {key: next(iter(heads.values()), ()) for key, heads in lists.items()}
 
 
-def run_steps(cfg: DictConfig, images: int) -> tuple[int, int]:
-    """Optimizer steps of an epoch and of the whole run."""
-    steps_per_epoch = math.ceil(images / (cfg.data.batch_size * cfg.engine.accumulate))
+def run_steps(cfg: DictConfig, images: int, processes: int = 1) -> tuple[int, int]:
+    """Optimizer steps of an epoch and of the whole run, for a run of so many processes."""
+    steps_per_epoch = math.ceil(images / (cfg.data.batch_size * cfg.engine.accumulate * processes))
     total = steps_per_epoch * cfg.engine.epochs
     return steps_per_epoch, total if cfg.engine.max_steps is None else min(total, cfg.engine.max_steps)

@@ -17,25 +17,29 @@ class Tracker:
     """metrics.jsonl (steps, losses, metrics: equal for equal runs), timing.jsonl (clocks and rates), the progress line.
 
     Args:
-        folder: the run's.
+        folder: the run's; None: nothing is written or said (a process that is not the first).
         total_steps: of the run, for the time that is left.
         headline: the "head/metric" that the progress line shows.
     """
 
-    def __init__(self, folder: Path, *, total_steps: int, headline: str) -> None:
-        self.metrics, self.timing = folder / "metrics.jsonl", folder / "timing.jsonl"
+    def __init__(self, folder: Path | None, *, total_steps: int, headline: str) -> None:
+        self.metrics = None if folder is None else folder / "metrics.jsonl"
+        self.timing = None if folder is None else folder / "timing.jsonl"
         self.total_steps, self.headline = total_steps, headline
         self.start_step, self.training_seconds = 0, 0.0
         self._loss = math.nan
         self._started = self._began = time.perf_counter()
         self._reset()
 
-    def begin(self, step: int) -> None:
-        """Start the clock; cut lines past `step` off metrics.jsonl, which an interrupted run wrote in vain."""
+    def begin(self, step: int, *, epoch_due: bool = False) -> None:
+        """Start the clock; cut lines past `step` off metrics.jsonl, which an interrupted run wrote in vain.
+
+        epoch_due: the line of the epoch that ends with `step` is still to come.
+        """
         self.start_step = step
-        if self.metrics.is_file():
+        if self.metrics is not None and self.metrics.is_file():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line for line in lines if line.endswith("\n") and _belongs(json.loads(line), step, epoch_due)]
             shorter = self.metrics.with_name(f".{self.metrics.name}")
             shorter.write_text("".join(kept), encoding="utf-8")
             shorter.replace(self.metrics)
@@ -81,19 +85,26 @@ class Tracker:
         metric = numbers.get(self.headline)
         value = "n/a" if metric is None or math.isnan(metric) else f"{metric:.4f}"
         shown = f"{self.headline} {value}" if metric is not None else "not evaluated"
-        LOGGER.info(
-            f"epoch {epoch}/{epochs}  loss {self._loss:.3f}  {shown}  {rate:.0f} images/s  "
-            f"{left // 60:.0f}:{left % 60:02.0f} left  {waiting:.0%} waiting for data"
-        )
+        if self.metrics is not None:
+            LOGGER.info(
+                f"epoch {epoch}/{epochs}  loss {self._loss:.3f}  {shown}  {rate:.0f} images/s  "
+                f"{left // 60:.0f}:{left % 60:02.0f} left  {waiting:.0%} waiting for data"
+            )
         self._reset()
 
     def _reset(self) -> None:
         self._images, self._waiting, self._seconds = 0, 0.0, 0.0
 
     @staticmethod
-    def _write(path: Path, line: Mapping[str, Any]) -> None:
+    def _write(path: Path | None, line: Mapping[str, Any]) -> None:
+        if path is None:
+            return
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _belongs(line: Mapping[str, Any], step: int, epoch_due: bool) -> bool:
+    return line["step"] < step or (line["step"] == step and not (epoch_due and "epoch" in line))
 
 
 def _without_nan(numbers: Mapping[str, float]) -> dict[str, float | None]:

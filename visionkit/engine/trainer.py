@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.ema import EMA
+from visionkit.engine.faults import NO_FAULT, Fault
+from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.optim import Schedule
 from visionkit.engine.tracking import Tracker
 from visionkit.model import VisionModel
@@ -28,8 +32,9 @@ class Trainer:
     Attributes:
         model: on `device`, in its final memory format.
         optimizer: its groups' "lr" at creation is what the schedule's factor multiplies.
-        batches: endless, from step `step` on.
-        mix: mixes the images of a batch that is on the device, given its number from 0 over the run; None: no mixing.
+        batches: this process's, endless, from step `step` on.
+        mix: mixes the images of a batch that is on the device, given its number from 0 over the run
+            and all processes; None: no mixing.
         steps_per_epoch: optimizer steps.
         total_steps: the step at which training ends.
         accumulate: micro-batches in a step.
@@ -40,6 +45,9 @@ class Trainer:
         max_bad_steps: steps with a loss or gradient that is not finite that are passed over before the run stops.
         end_of_epoch: called with the trainer after each epoch; evaluates and saves.
         save: called with the trainer for a checkpoint in mid-epoch.
+        processes: those that train together, each on batches of its own.
+        interruption: asked after each step whether the run is to end.
+        fault: what is to go wrong, where somebody wants to see it (`debug.fault`).
         step: optimizer steps behind us.
     """
 
@@ -61,6 +69,9 @@ class Trainer:
     save_steps: int = 0
     log_steps: int = 50
     max_bad_steps: int = 0
+    processes: Processes = ALONE
+    interruption: Interruption = field(default_factory=Interruption)
+    fault: Fault = NO_FAULT
     step: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
     losses: _LossSums = field(init=False)
@@ -69,8 +80,12 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         for group in self.optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        self.losses = _LossSums(self.device)
-        self._guard = _FiniteGuard(self.model, self.optimizer, self.device, self.max_bad_steps)
+        self.losses = _LossSums(self.device, self.processes)
+        self._guard = _FiniteGuard(self.model, self.optimizer, self.device, self.max_bad_steps, self.processes)
+        self._network: nn.Module = self.model
+        if self.processes.world > 1:
+            # Buffers are shared when they are read (`Processes.share_buffers`), not in each forward.
+            self._network = nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
 
     @property
     def epoch(self) -> int:
@@ -82,19 +97,23 @@ class Trainer:
 
         Raises:
             NonFiniteError: see `max_bad_steps`; the model's weights are those before the bad step.
+            Preempted: the run was asked to end; a checkpoint of the last step is there.
         """
         self.model.train()
         while self.step < self.total_steps:
             # ------------------------------------------------------------------------------------------------ batches
             began = time.perf_counter()
+            self.fault.before_step(self.step + 1, self.processes.rank)
             micro_batches = [next(self.batches) for _ in range(self.accumulate)]
             self.tracker.waited(time.perf_counter() - began)
             micro_batches = [batch.to(self.device) for batch in micro_batches]
             if self.mix is not None:
-                first = self.step * self.accumulate
-                micro_batches = [self.mix(batch, first + number) for number, batch in enumerate(micro_batches)]
-            # Losses are divided by what the whole step holds, so that accumulating changes nothing.
-            totals = _totals(micro_batches)
+                first, world, rank = self.step * self.accumulate, self.processes.world, self.processes.rank
+                micro_batches = [
+                    self.mix(batch, (first + number) * world + rank) for number, batch in enumerate(micro_batches)
+                ]
+            # Losses are divided by what the whole step holds, so that accumulating, or more processes, change nothing.
+            totals = _totals(micro_batches, self.processes)
 
             # -------------------------------------------------------------------------------- forward, backward, step
             factor = self.schedule.factor(self.step)
@@ -102,15 +121,21 @@ class Trainer:
                 group["lr"] = group["initial_lr"] * factor
             losses: dict[str, Tensor] = {}
             self._guard.begin()
-            for batch in micro_batches:
-                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                    micro = self.model(batch.images, replace(batch.targets, totals=totals))
-                self.scaler.scale(micro["total"]).backward()
+            for number, batch in enumerate(micro_batches, 1):
+                with self._no_sync(number < len(micro_batches)):
+                    with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                        micro = self._network(batch.images, replace(batch.targets, totals=totals))
+                    micro = self.fault.on_losses(self.step + 1, micro)
+                    # DDP takes the mean of the processes' gradients; the totals make their sum what is wanted.
+                    self.scaler.scale(micro["total"] * self.processes.world).backward()  # type: ignore[no-untyped-call]
                 losses = {name: losses.get(name, 0.0) + value.detach() for name, value in micro.items()}
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
             image_ids = [image_id for batch in micro_batches for image_id in batch.image_ids]
-            fine = self._guard.check(self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled())
+            asked = self.interruption.reason is not None
+            fine = self._guard.check(
+                self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled(), asked=asked
+            )
             if fine:
                 self.scaler.step(self.optimizer)
                 self.ema.update()
@@ -118,7 +143,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             self.tracker.trained(sum(len(batch.images) for batch in micro_batches))
-            self.losses.add(losses)
+            self.losses.add(losses, self._guard.bad)
 
             # ----------------------------------------------------------------------------------- log, evaluate, save
             last = self.step == self.total_steps
@@ -136,16 +161,34 @@ class Trainer:
                 self.tracker.training_pauses()
                 self.save(self)
                 self.tracker.training_resumes()
+            if self._guard.asked_to_end and not last:
+                self._end_early()
+
+    def _end_early(self) -> None:
+        self._guard.settle()
+        self.save(self)
+        reason = next(one for one in self.processes.gathered(self.interruption.reason) if one is not None)
+        raise Preempted(reason)
+
+    def _no_sync(self, more_follow: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are exchanged once a step, with its last micro-batch."""
+        if more_follow and isinstance(self._network, nn.parallel.DistributedDataParallel):
+            quiet: contextlib.AbstractContextManager[None] = self._network.no_sync()
+            return quiet
+        return contextlib.nullcontext()
 
     def state(self) -> dict[str, Any]:
-        """What continues the run exactly, beside the weights: optimizer, scaler, random numbers, counts and sums."""
+        """What continues the run exactly, beside the weights: optimizer, scaler, random numbers, counts and sums.
+
+        All processes call it together; random numbers are those of each, by rank.
+        """
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "random": random,
+            "random": self.processes.gathered(random),
             "ema_updates": self.ema.updates,
             "bad_steps": self._guard.bad_steps,
             "losses": self.losses.state(),
@@ -155,9 +198,11 @@ class Trainer:
         """Take up what `state` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        if self.processes.rank < len(state["random"]):  # a run that goes on with more processes
+            random = state["random"][self.processes.rank]
+            torch.set_rng_state(random["cpu"])
+            if self.device.type == "cuda" and "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"], self.device)
         self.ema.updates = state["ema_updates"]
         self._guard.bad_steps = state["bad_steps"]
         self.losses.load_state(state["losses"])
@@ -166,21 +211,23 @@ class Trainer:
 class _LossSums:
     """Running sums of the losses on their device, read only when they are logged. Steps not finite are left out."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, processes: Processes) -> None:
+        self.device, self.processes = device, processes
         self.names: list[str] = []
         self.sums, self.steps = torch.zeros((), device=device), torch.zeros((), device=device)
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    def add(self, losses: Mapping[str, Tensor], bad: Tensor) -> None:
         values = torch.stack(list(losses.values()))
-        finite = torch.isfinite(values).all()
         self.names = list(losses)
-        self.sums = self.sums + torch.where(finite, values, 0.0)
-        self.steps = self.steps + finite
+        self.sums = self.sums + torch.where(bad, 0.0, values)
+        self.steps = self.steps + ~bad
 
     def means(self) -> dict[str, float]:
-        """The means since the last call; nan without a finite step."""
-        means = dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
+        """The means since the last call; nan without a finite step. All processes call it together: each has seen a
+        part of every step, and a loss is the sum of its parts.
+        """
+        sums = self.processes.sum(self.sums)
+        means = dict(zip(self.names, (sums / self.steps).tolist(), strict=True))
         self.sums, self.steps = torch.zeros_like(self.steps), torch.zeros_like(self.steps)
         return means
 
@@ -201,51 +248,71 @@ class _FiniteGuard:
     """
 
     def __init__(
-        self, model: VisionModel, optimizer: torch.optim.Optimizer, device: torch.device, allowed: int
+        self,
+        model: VisionModel,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        allowed: int,
+        processes: Processes,
     ) -> None:
         self.optimizer, self.on_gpu, self.allowed = optimizer, device.type == "cuda", allowed
+        self.processes = processes
         self.buffers = list(model.buffers()) if allowed else []
         self.buffers_before: list[Tensor] = []
         self.bad_steps = 0
+        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.asked_to_end = False
         self.pending: tuple[int, Tensor, Sequence[object], torch.cuda.Event] | None = None
 
     def begin(self) -> None:
         """Call before the step's first forward."""
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
-    def check(self, step: int, loss: Tensor, norm: Tensor, image_ids: Sequence[object], *, scaled: bool) -> bool:
+    def check(
+        self, step: int, loss: Tensor, norm: Tensor, image_ids: Sequence[object], *, scaled: bool, asked: bool
+    ) -> bool:
         """Whether the step may be taken (on a GPU always: the kernel decides).
 
         With scaled float16 gradients only the loss is looked at: the scaler meets infinite gradients as a matter of
-        course and passes over them by itself.
+        course and passes over them by itself. What one process finds, or is asked (`asked`), holds for all.
         """
         bad = ~torch.isfinite(loss.detach() if scaled else loss.detach() + norm)
+        if self.processes.world > 1:
+            flags = self.processes.largest(torch.stack([bad, torch.full_like(bad, asked)]).to(torch.uint8))
+            bad = flags[0].bool()
+        else:
+            flags, self.asked_to_end = bad[None], asked
+        self.bad = bad
         for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
             buffer.copy_(torch.where(bad, before, buffer))
         if not self.on_gpu:
-            if bool(bad):
-                self._count(step, image_ids)
-                return False
-            return True
+            return self._read(step, flags, image_ids)
         if not scaled:
             self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
             self.optimizer.grad_scale = None  # type: ignore[attr-defined]
         self.settle()
-        flag = bad.to("cpu", non_blocking=True)
+        copy = flags.to("cpu", non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
-        self.pending = (step, flag, image_ids, event)
+        self.pending = (step, copy, image_ids, event)
         return True
 
     def settle(self) -> None:
-        """Read the flag that is still out."""
+        """Read the flags that are still out."""
         if self.pending is None:
             return
-        step, flag, image_ids, event = self.pending
+        step, flags, image_ids, event = self.pending
         self.pending = None
         event.synchronize()
-        if bool(flag):
+        self._read(step, flags, image_ids)
+
+    def _read(self, step: int, flags: Tensor, image_ids: Sequence[object]) -> bool:
+        """Take note of flags on the CPU: [bad] or, of several processes, [bad, asked to end]; whether all is fine."""
+        bad, *asked = flags.tolist()
+        self.asked_to_end = self.asked_to_end or any(asked)
+        if bad:
             self._count(step, image_ids)
+        return not bad
 
     def _count(self, step: int, image_ids: Sequence[object]) -> None:
         self.bad_steps += 1
@@ -257,6 +324,8 @@ class _FiniteGuard:
             )
 
 
-def _totals(batches: Sequence[Batch]) -> dict[str, Tensor]:
+def _totals(batches: Sequence[Batch], processes: Processes) -> dict[str, Tensor]:
     counts = [batch.targets.counts() for batch in batches]
-    return {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    names = list(counts[0])
+    sums = torch.stack([torch.stack([count[name] for name in names]) for count in counts]).sum(dim=0)
+    return dict(zip(names, processes.sum(sums), strict=True))

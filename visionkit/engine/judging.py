@@ -1,0 +1,117 @@
+"""Scoring a model on a split: of a training run, or of a checkpoint by itself (`tools/evaluate.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
+
+from visionkit.build import build_metrics, build_reader, category_ids
+from visionkit.config import evaluation_data
+from visionkit.data import EvaluationSet
+from visionkit.data.loader import batches
+from visionkit.engine.checkpoint import load_model, open_checkpoint
+from visionkit.engine.device import loader_workers, memory_format, share_cores
+from visionkit.engine.distributed import ALONE, Processes, joined
+from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
+from visionkit.engine.run_data import answered, first, judged_set, judging_loader, left_out, write_data_account
+from visionkit.engine.run_folder import made_folder, numbered_folder, write_settings
+from visionkit.engine.select import Selector
+from visionkit.errors import ConfigError
+from visionkit.interfaces import Metric
+from visionkit.model import VisionModel
+from visionkit.report import Shown, spread, write_report
+from visionkit.structures import Batch
+
+
+def evaluate_run(cfg: DictConfig) -> int:
+    """Score a checkpoint on a split, write metrics.json and predictions.json, print the numbers; return 0."""
+    with joined(cfg.device, cfg.engine.timeout) as (processes, device):
+        return _evaluate_checkpoint(cfg, processes, device)
+
+
+def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
+    with processes.together():
+        checkpoint = open_checkpoint(cfg.checkpoint)
+        model = load_model(checkpoint.folder).to(device)
+        trained = cast(DictConfig, OmegaConf.load(checkpoint.folder / "config.yaml"))
+        data = evaluation_data(trained.data, cfg.data)
+        share_cores(loader_workers(data.workers, device), device)
+        role = data.split or ("test" if data.splits.test is not None else "val")
+        # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
+        reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
+        judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
+        own = cfg.engine.voc_ap
+        metrics = build_metrics(model, voc_ap=bool(trained.engine.get("voc_ap", False)) if own is None else own)
+        selector = Selector(trained.engine.select, metrics, trained.engine.references)
+        model.use_memory_format(memory_format(trained.engine.channels_last, device))
+        folder = _evaluation_folder(cfg.run_dir, trained.name) if processes.first else None
+        if folder is not None:
+            trained.data = data
+            write_settings(folder, trained, device)
+            write_data_account(folder, {role: reader})
+            for line in left_out(role, reader):
+                print(line)
+    folder = processes.told(folder)
+    loader = judging_loader(judged, data, device, processes)
+    result = scored(model, loader, judged, device, metrics, folder=folder, processes=processes)
+    add_mean(result, selector)
+    if processes.first:
+        write_evaluation(result, folder, split=data.splits.get(role, role))
+        write_result_report(folder, result, model, judged)
+        absent = result.absent()
+        for name, value in result.numbers.items():
+            print(f"{name:<32} {value:.4f}" if name not in absent else f"{name:<32} n/a ({absent[name]})")
+        print(f"written to {folder}")
+    return 0
+
+
+def scored(
+    model: VisionModel,
+    loader: DataLoader[Batch],
+    judged: EvaluationSet,
+    device: torch.device,
+    metrics: Mapping[str, Metric],
+    *,
+    folder: Path | None,
+    processes: Processes = ALONE,
+    stop: Callable[[], str | None] | None = None,
+) -> Evaluation:
+    """Score a model; with the folder of the results, also write its maps there and keep what its report shows."""
+    ids = category_ids(model, judged.reader)
+    maps = None if folder is None else folder / "predictions"
+    keep = () if folder is None else [judged.reader.image_ids[place] for place in spread(len(judged))]
+    return evaluate(
+        model.eval(), batches(loader), metrics, ids, device, maps=maps, keep=keep, processes=processes, stop=stop
+    )
+
+
+def add_mean(result: Evaluation, selector: Selector) -> None:
+    """Add the number that chooses the best checkpoint, where it is a mean of several."""
+    result.numbers = selector.added(result.numbers)
+    if math.isnan(result.numbers[selector.name]):
+        result.reasons.setdefault(selector.name, "none of the numbers that it is the mean of")
+
+
+def write_result_report(folder: Path, result: Evaluation, model: VisionModel, judged: EvaluationSet | None) -> None:
+    """Write the plots and the report of an evaluation that was `scored` with its folder; judged None: of nothing."""
+    samples = []
+    for place in spread(len(judged)) if judged is not None else ():
+        assert judged is not None
+        reader = judged.reader
+        predictions, truth = result.kept[reader.image_ids[place]]
+        samples.append(Shown(reader.read(place).image, reader.file_names[place], truth, predictions))
+    write_report(folder, metrics=result.metrics, classes=model.classes, samples=samples)
+
+
+def _evaluation_folder(run_dir: str | None, name: str) -> Path:
+    if run_dir is None:
+        return numbered_folder(Path("runs") / "evaluate", name)
+    if (Path(run_dir) / "checkpoints").exists():
+        raise ConfigError(f"run_dir={run_dir}: is the folder of a run, whose metrics.json stays; give another folder")
+    return made_folder(Path(run_dir))
