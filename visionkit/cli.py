@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from visionkit.errors import ConfigError, UserError, did_you_mean, listed, printable
+from visionkit.errors import ConfigError, RunError, UserError, did_you_mean, listed, printable
 
 TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
@@ -88,8 +88,9 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
         if show:
             traceback.print_exc()
             return 1
-        reason = str(error).strip().splitlines() or [""]
-        print(f"{type(error).__name__}: {reason[0]} (debug.traceback=true shows where)", file=sys.stderr)
+        reason = (str(error).strip().splitlines() or [""])[0]
+        said = printable(reason) if isinstance(error, RunError) else f"{type(error).__name__}: {reason}"
+        print(f"{said} (debug.traceback=true shows where)", file=sys.stderr)
         return 1
 
 

@@ -36,6 +36,10 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged or not allowed to be loaded."""
 
 
+class RunError(RuntimeError):
+    """A run that had begun failed, for a reason that can be told. The tools print the message and exit with 1."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean 'x'?)" for the closest of `known`, or an empty string when nothing is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -26,6 +26,7 @@ from visionkit.engine.device import autocast_dtype, keep_freed_memory, loader_wo
 from visionkit.engine.distributed import Processes, joined
 from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, write_evaluation
+from visionkit.engine.failures import Circumstances, told_in_words
 from visionkit.engine.faults import Fault, parse_fault
 from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.judging import add_mean, scored, write_result_report
@@ -48,7 +49,7 @@ from visionkit.engine.run_folder import choose_run_folder, start_logging, stop_l
 from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import UserError, listed
+from visionkit.errors import RunError, UserError, listed
 from visionkit.model import VisionModel
 from visionkit.structures import Batch
 
@@ -145,14 +146,22 @@ def _prepared(
 
 def _train(run: _Run, trainer: Trainer) -> None:
     """Train and finish; after the first step even a UserError is a failure of the run, with another exit code."""
-    begun = trainer.step
+    begun, data = trainer.step, run.cfg.data
+    where = Circumstances(
+        device=run.device,
+        batch_size=data.batch_size,
+        canvas=trainer.model.preprocess.canvas,
+        workers=loader_workers(data.workers, run.device),
+        run_folder=run.folder,
+    )
     try:
-        trainer.train()
-        run.finish(trainer)
+        with told_in_words(where):
+            trainer.train()
+            run.finish(trainer)
     except UserError as error:
         if trainer.step == begun:
             raise
-        raise RuntimeError(str(error)) from error
+        raise RunError(str(error)) from error
 
 
 @dataclass(kw_only=True)

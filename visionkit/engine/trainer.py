@@ -17,11 +17,12 @@ from visionkit.engine.faults import NO_FAULT, Fault
 from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.optim import Schedule
 from visionkit.engine.tracking import Tracker
+from visionkit.errors import RunError
 from visionkit.model import VisionModel
 from visionkit.structures import Batch
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(RunError):
     """The loss or its gradient is not a number, more often than `engine.max_bad_steps` allows."""
 
 
