@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visionkit.data.export_coco import export_coco
+from visionkit.data.export_coco import export_coco, renumbered
 from visionkit.data.readers import (
     Auto,
     Coco,
@@ -30,7 +30,7 @@ from visionkit.data.readers import (
 from visionkit.data.validate import fast_check
 from visionkit.errors import DataError
 from visionkit.interfaces import Reader
-from visionkit.structures import LABEL_FIELDS, Labels, Sample
+from visionkit.structures import IGNORE_INDEX, LABEL_FIELDS, Labels, Sample
 
 SIZES = [(40, 60), (50, 30), (64, 64)]
 Maker = Callable[[Path, str], Reader]
@@ -431,18 +431,25 @@ def test_passes_the_fast_check(reader: Reader) -> None:
 
 
 def test_exports_as_coco_with_its_own_ids(reader: Reader) -> None:
+    """But for category 0 of COCO's own files, which is mended."""
     document = json.loads(json.dumps(export_coco(reader)))
     assert [row["id"] for row in document["images"]] == list(reader.image_ids)
-    assert [(row["id"], row["name"]) for row in document["categories"]] == list(
-        zip(reader.category_ids, reader.classes, strict=True)
-    )
-    assert [row["id"] for row in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
+    of_objects = reader.fields != {"semantic"}
+    classes = reader.classes if of_objects else reader.semantic_classes
+    ids = list(reader.category_ids if of_objects else reader.semantic_category_ids)
+    if renumbered(reader):
+        assert 0 in ids
+        ids = list(range(1, len(ids) + 1))
+    assert [(row["id"], row["name"]) for row in document["categories"]] == list(zip(ids, classes, strict=True))
+    for key in document.keys() & {"annotations", "semantic_annotations"}:
+        assert [row["id"] for row in document[key]] == list(range(1, len(document[key]) + 1))
     wanted = 0
     for index in range(len(reader)):
         labels = reader.labels(index)
-        if labels.boxes is not None:
+        if not of_objects:
+            wanted += len(set(np.unique(labels.semantic).tolist()) - {IGNORE_INDEX})
+        elif labels.boxes is not None:
             wanted += len(labels.labels)
         elif labels.class_scores is not None:
             wanted += int((labels.class_scores > 0).sum())
-    assert len(document["annotations"]) == wanted
-    assert wanted > 0 or reader.fields == {"semantic"}
+    assert len(document["annotations"]) == wanted > 0

@@ -44,6 +44,18 @@ def _set(key: str, place: int, **values: Any) -> Callable[[Path], None]:
     return build
 
 
+def _with_id(what: str, number: Any) -> Callable[[Path], None]:
+    """A sound set whose first image or category has another id, by which its annotation knows it."""
+
+    def build(root: Path) -> None:
+        document = _sound(root)
+        {"image": document["images"], "category": document["categories"]}[what][0]["id"] = number
+        document["annotations"][0][f"{what}_id"] = number
+        (root / "train.json").write_text(json.dumps(document))
+
+    return build
+
+
 def _document(**values: Any) -> Callable[[Path], None]:
     """A sound set whose file has other values under some keys; those that are ... are taken out."""
 
@@ -222,6 +234,14 @@ CASES: list[tuple[Any, ...]] = [
      "{root}/train.json: annotations[0].id: 0 is no match to COCO's tools, which then count the object as missed; number annotations from 1"),
     ("id_text", _set("annotations", 0, id="a"), "id-string",
      '{root}/train.json: annotations[0].id: "a" is a string; number annotations from 1, as COCO\'s tools need it'),
+    ("image_id_zero", _with_id("image", 0), "id-zero",
+     "{root}/train.json: images[0].id: 0 is taken for no image by some tools; number them from 1 (tools/check_data.py fix=OUT.json does)"),
+    ("image_id_text", _with_id("image", "a"), "id-string",
+     "{root}/train.json: images[0].id: \"a\" is a string, but COCO's ids are numbers; number them from 1 (tools/check_data.py fix=OUT.json does)"),
+    ("category_id_zero", _with_id("category", 0), "id-zero",
+     "{root}/train.json: categories[0].id: 0 is taken for the background by some tools; number them from 1 (tools/check_data.py fix=OUT.json does)"),
+    ("category_id_text", _with_id("category", "a"), "id-string",
+     "{root}/train.json: categories[0].id: \"a\" is a string, but COCO's ids are numbers; number them from 1 (tools/check_data.py fix=OUT.json does)"),
     ("category_id_twice", _set("categories", 1, id=1), "category-duplicate",
      "{root}/train.json: categories[1].id: 1 is the id of 'cat' already; renumber it"),
     ("category_name_twice", _set("categories", 1, name="cat"), "category-duplicate",
@@ -284,7 +304,7 @@ CASES: list[tuple[Any, ...]] = [
     ("empty_polygon", _set("annotations", 0, segmentation=[[]]), "polygon-empty",
      "{root}/train.json: annotations[0].segmentation: polygon 0 has 0 numbers; x and y of at least three points are wanted; correct it, or remove the annotation"),
     ("bow_tie", _set("annotations", 0, segmentation=[[10, 10, 30, 30, 30, 10, 10, 30]]), "polygon-crossing",
-     "{root} (train): 1 of 2 polygons cross themselves: images/a.png; what their crossings enclose may be filled or not; draw them anew where it matters"),
+     "{root}/train.json: annotations[0].segmentation[0]: the polygon crosses itself: the edge from (10, 10) to (30, 30) crosses the edge from (30, 10) to (10, 30); draw it anew, or let fix=OUT.json write the pixels that COCO's tools fill"),
     ("polygon_nan", _set("annotations", 0, segmentation=[[*SQUARE[:7], float("nan")]]), "polygon-not-finite",
      "{root}/train.json: annotations[0].segmentation: polygon 0 holds something that is not a finite number; correct it, or remove the annotation"),
     ("polygon_far", _set("annotations", 0, segmentation=[[*SQUARE[:7], 9e9]]), "polygon-outside",

@@ -45,6 +45,8 @@ def _changed(action: Callable[[Document], Any]) -> Callable[[Path], None]:
 CASES: list[tuple[Any, ...]] = [
     ("no_isthing", _changed(lambda d: d["categories"][0].pop("isthing")), "flag-invalid",
      "{root}/annotations/panoptic_train.json: categories[0].isthing: 0 or 1 is wanted, not None; write 1 for things and 0 for stuff (panoptic categories say it, those of instances do not)"),
+    ("image_id_zero", _changed(lambda d: (d["images"][0].update(id=0), d["annotations"][0].update(image_id=0))), "id-zero",
+     "{root}/annotations/panoptic_train.json: images[0].id: 0 is taken for no image by some tools; number them from 1 (tools/check_data.py fix=OUT.json does)"),
     ("no_entry", _changed(lambda d: d["annotations"].pop(0)), "mask-missing",
      "{root}/annotations/panoptic_train.json: images[0]: no entry of annotations is of this image; add it, or remove the image"),
     ("no_png", _changed(lambda d: d["annotations"][0].update(file_name="c.png")), "mask-missing",

@@ -67,7 +67,7 @@ CASES: list[tuple[Any, ...]] = [
     ("flat_polygon", _line("0 0.1 0.1 0.5 0.1 0.9 0.1"), "box-zero-area",
      "{root}/labels/train/a.txt: line 2: the box has no area: 0 0.1 0.1 0.5 0.1 0.9 0.1; correct the line, or remove it"),
     ("bow_tie", _line("0 0.1 0.1 0.5 0.5 0.5 0.1 0.1 0.5"), "polygon-crossing",
-     "{root} (train): 1 of 1 polygons cross themselves: images/train/a.png; what their crossings enclose may be filled or not; draw them anew where it matters"),
+     "{root}/labels/train/a.txt: line 2: the polygon crosses itself: the edge from (6, 4) to (30, 20) crosses the edge from (30, 4) to (6, 20); draw it anew, or let fix=OUT.json write the pixels that COCO's tools fill"),
     ("bytes", _written("labels/train/a.txt", b"\xff\xfe\x00\x81"), "file-unreadable",
      "{root}/labels/train/a.txt: cannot be read ({*}); write the file again"),
     ("image_cut", _written("images/train/a.png", b"\x89PNG\r\n\x1a\n"), "image-unreadable",

@@ -21,10 +21,11 @@ from visionkit.engine.run_data import open_readers, remarks
 from visionkit.errors import UserError
 
 WARNINGS = {
-    "area-missing", "class-absent", "image-in-splits", "images-empty", "iscrowd-missing", "polygon-crossing",
-    "size-exif",
+    "area-missing", "class-absent", "image-in-splits", "images-empty", "iscrowd-missing", "size-exif",
 }  # fmt: skip
-ONLY_IN_FULL = {"image-in-splits", "images-empty", "polygon-crossing", "size-exif"}
+ONLY_IN_FULL = {"image-in-splits", "images-empty", "size-exif"}
+HARMLESS = re.escape("fix=OUT.json")
+"""Stands in errors of which the full check alone tells, since training does well with them: a copy mends them all."""
 CASES = {
     f"{file.stem.removeprefix('bad_')}-{case[0]}": (module["ARGUMENTS"], *case[1:])
     for file in sorted(Path(__file__).parent.glob("bad_*.py"))
@@ -80,6 +81,9 @@ def test_the_full_check_finds_it(case, capsys) -> None:
 def test_training_finds_it(case) -> None:
     configured, rule, message = case
     cfg = configured("train")
+    if HARMLESS in message:
+        _read_all(cfg)
+        return
     if rule in WARNINGS:
         told = [line for role, reader in open_readers(cfg).items() for line in remarks(role, reader)]
         assert rule in ONLY_IN_FULL or any(re.search(message, line) for line in told)

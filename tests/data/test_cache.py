@@ -149,6 +149,40 @@ def test_the_disk_cache_keeps_its_bytes(tmp_path: Path, cache: Path, caplog: pyt
     assert len(entries(cache)) == 4  # its own stay
 
 
+def test_the_disk_cache_forgets_what_nobody_used_for_long(tmp_path: Path, cache: Path) -> None:
+    readers = {name: Folder(photographs(tmp_path / name, [(30, 40)] * 2), "train") for name in "ab"}
+    for reader in readers.values():
+        source = image_source(reader, cache="disk")
+        for index in range(2):
+            source.read(index)
+    for entry in entries(cache):
+        os.utime(entry, (time.time() - 91 * 86400,) * 2)
+    source = image_source(readers["b"], cache="disk")
+    assert len(entries(cache)) == 2  # those of the data that are about to be used stay
+    source.read(0)
+    assert sorted(time.time() - entry.stat().st_mtime < 60 for entry in entries(cache)) == [False, True]
+
+
+def test_what_a_full_cache_does_not_hold_is_kept_for_a_while(tmp_path: Path, cache: Path) -> None:
+    """Of 4 images the cache holds one, and the memory of recent ones two."""
+    one = 30 * 40 * 3
+    for kind in ("ram", "disk"):
+        reader = Folder(photographs(tmp_path / kind, [(30, 40)] * 4), "train")
+        read, seen = Folder.read, []
+
+        def counted(self, index, read=read, seen=seen):
+            seen.append(index)
+            return read(self, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Folder, "read", counted)
+            source = image_source(reader, cache=kind, cache_bytes=one + 200, recent=2 * one)
+            for index in (0, 1, 2, 3, 2, 3, 2, 0, 3, 1, 3, 0):
+                np.testing.assert_array_equal(source.read(index).image, read(reader, index).image)
+        assert seen[:3] == [0, 1, 2] and seen.count(0) == 1  # held by the cache
+        assert seen[3:].count(3) == 1 and seen[3:].count(2) <= 1 and seen[3:].count(1) == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ memory
 def test_memory_keeps_what_fits_and_every_dtype(tmp_path: Path) -> None:
     root = arrays(tmp_path, [(6, 7), (5, 9), (3, 3)], 4, "uint16")

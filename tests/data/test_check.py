@@ -12,8 +12,8 @@ from PIL import Image
 from visionkit import cli
 from visionkit.data.check import check_across, check_split
 from visionkit.data.check_run import check_data
-from visionkit.data.polygons import crosses_itself
-from visionkit.data.readers import Coco, Folder, Masks, Voc
+from visionkit.data.polygons import crossing_edges
+from visionkit.data.readers import Coco, Folder, Masks, Voc, Yolo
 from visionkit.errors import DataError
 
 SIDES = "<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>20</ymax></bndbox>"
@@ -152,16 +152,71 @@ def test_an_image_turned_by_exif_is_read_as_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("points", "crosses"),
     [
-        ([[0, 0], [4, 0], [4, 4], [0, 4]], False),
-        ([[0, 0], [4, 4], [4, 0], [0, 4]], True),
-        ([[0, 0], [4, 0], [4, 4]], False),
-        ([[0, 0], [4, 0], [4, 4], [2, 0], [0, 4]], False),  # a point on another edge only touches it
-        ([[0, 0], [4, 0], [4, 4], [2, -1], [0, 4]], True),
-        ([[0, 0], [9, 0], [9, 9], [1, 1], [1, 8], [0, 8]], False),
+        ([[0, 0], [4, 0], [4, 4], [0, 4]], None),
+        ([[0, 0], [4, 4], [4, 0], [0, 4]], (0, 2)),
+        ([[0, 0], [4, 0], [4, 4]], None),
+        ([[0, 0], [4, 0], [4, 4], [2, 0], [0, 4]], None),  # a point on another edge only touches it
+        ([[0, 0], [4, 0], [4, 4], [2, -1], [0, 4]], (0, 2)),
+        ([[0, 0], [9, 0], [9, 9], [1, 1], [1, 8], [0, 8]], None),
     ],
 )
 def test_polygons_that_cross_themselves(points, crosses) -> None:
-    assert crosses_itself(np.array(points, np.float64)) is crosses
+    assert crossing_edges(np.array(points, np.float64)) == crosses
+
+
+def bow_tie(root: Path, **ids) -> Coco:
+    """One image of 60 x 40 with a bow tie, of category 3 "tie"."""
+    Image.new("RGB", (60, 40)).save(root / "a.png")
+    tie = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 20, 20], "area": 200, "iscrowd": 0}
+    tie |= {"segmentation": [[10, 10, 30, 30, 30, 10, 10, 30]]}
+    image, category = {"id": 1, "file_name": "a.png", "height": 40, "width": 60}, {"id": 3, "name": "tie"}
+    for key, value in ids.items():
+        tie[key] = value
+        (image if key == "image_id" else category)["id"] = value
+    (root / "train.json").write_text(json.dumps({"images": [image], "annotations": [tie], "categories": [category]}))
+    return Coco(root, "train")
+
+
+def test_a_polygon_that_crosses_itself_is_an_error_trained_on_and_mended(tmp_path: Path, capsys) -> None:
+    reader = bow_tie(tmp_path)
+    assert check_data(opener(reader)) == 2
+    said = "annotations[0].segmentation[0]: the polygon crosses itself: the edge from (10, 10) to (30, 30) crosses"
+    assert said in capsys.readouterr().out
+    assert check_data(opener(reader), fix=tmp_path / "fixed.json") == 0
+    fixed = Coco(tmp_path, "train", annotations=tmp_path / "fixed.json")
+    assert check_data(opener(fixed)) == 0
+    np.testing.assert_array_equal(fixed.labels(0).bitmaps(), reader.labels(0).bitmaps())
+    assert 150 < reader.labels(0).bitmaps().sum() < 250  # the two triangles, not the square around them
+
+
+@pytest.mark.parametrize(("key", "number", "rule"), [
+    ("image_id", 0, "id-zero"), ("image_id", "x", "id-string"),
+    ("category_id", 0, "id-zero"), ("category_id", "x", "id-string"),
+])  # fmt: skip
+def test_ids_that_others_cannot_bear_are_renumbered(tmp_path: Path, key, number, rule, capsys) -> None:
+    reader = bow_tie(tmp_path, **{key: number})
+    assert (rule, False) in rules(check_split(lambda: reader, "train"))
+    what = {"image_id": "images", "category_id": "categories"}[key]
+    assert getattr(reader, f"{key}s") == ((number,) if key == "category_id" else [number])  # as predictions have it
+    assert check_data(opener(reader), fix=tmp_path / "fixed.json") == 0
+    said = f"note: {what} are numbered from 1; a model trained on the original predicts with the original's ids"
+    assert said in capsys.readouterr().out.splitlines()
+    document = json.loads((tmp_path / "fixed.json").read_text())
+    assert document["annotations"][0][key] == document[what][0]["id"] == 1
+    assert check_data(opener(Coco(tmp_path, "train", annotations=tmp_path / "fixed.json"))) == 0
+
+
+def test_class_numbers_of_other_formats_may_be_zero(tmp_path: Path) -> None:
+    """What `fix` writes of them keeps the ids of predictions.json, and is sound."""
+    for folder in ("images/train", "labels/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "images/train/a.png")
+    (tmp_path / "labels/train/a.txt").write_text("0 0.5 0.5 0.2 0.2")
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    reader = Yolo(tmp_path, "train")
+    assert check_data(opener(reader), fix=tmp_path / "fixed.json") == 0
+    assert json.loads((tmp_path / "fixed.json").read_text())["categories"] == [{"id": 0, "name": "cat"}]
+    assert check_data(opener(Coco(tmp_path, "train", annotations=tmp_path / "fixed.json"))) == 0
 
 
 # ---------------------------------------------------------------------------------------------------- what is written

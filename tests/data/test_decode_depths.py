@@ -25,11 +25,21 @@ def values(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
     return rng.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
 
 
+def packed_by_pillow(content: bytes, name: str) -> bytes:
+    """Bytes packed by libtiff: one row of grey pixels, taken out of its file."""
+    out = io.BytesIO()
+    Image.frombytes("L", (len(content), 1), content).save(out, "TIFF", compression=name)
+    with Image.open(out) as image:
+        (start,), (length,) = image.tag_v2[273], image.tag_v2[279]
+    return out.getvalue()[start : start + length]
+
+
 def tiff(
     pages: list[np.ndarray],
     *,
     order: str = "<",
     deflate: bool = False,
+    by_pillow: str | None = None,
     planar: bool = False,
     tile: int | None = None,
     predictor: int = 1,
@@ -56,6 +66,7 @@ def tiff(
                     if predictor == 2:
                         part = np.concatenate([part[:, :1], np.diff(part, axis=1)], axis=1).astype(part.dtype)
                     content = np.ascontiguousarray(part).tobytes()
+                    content = packed_by_pillow(content, by_pillow) if by_pillow else content
                     parts.append(zlib.compress(content) if deflate else content)
         offsets = []
         for part in parts:
@@ -63,7 +74,8 @@ def tiff(
             out.write(part)
         kind = {"u": 1, "i": 2, "f": 3}[page.dtype.kind]
         shown = size or (height, width)
-        tags = {256: [shown[1]], 257: [shown[0]], 258: [page.itemsize * 8] * samples, 259: [8 if deflate else 1],
+        compression = 8 if deflate else {None: 1, "tiff_lzw": 5, "packbits": 32773}[by_pillow]
+        tags = {256: [shown[1]], 257: [shown[0]], 258: [page.itemsize * 8] * samples, 259: [compression],
                 262: [1], 274: [orientation], 277: [samples], 284: [2 if planar else 1], 317: [predictor],
                 339: [kind] * samples}  # fmt: skip
         tags |= {324 if tile else 273: offsets, 325 if tile else 279: [len(part) for part in parts]}
@@ -113,7 +125,8 @@ def test_numpy_files_come_back_as_they_are(tmp_path: Path, dtype: str, channels:
     "options",
     [
         {}, {"order": ">"}, {"deflate": True}, {"planar": True}, {"tile": 16},
-        {"deflate": True, "tile": 16, "planar": True},
+        {"deflate": True, "tile": 16, "planar": True}, {"by_pillow": "tiff_lzw"}, {"by_pillow": "packbits"},
+        {"by_pillow": "tiff_lzw", "tile": 16, "planar": True, "order": ">"},
     ],
     ids=str,
 )  # fmt: skip
@@ -127,8 +140,31 @@ def test_tiff_bands_come_back_as_they_are(tmp_path: Path, dtype: str, channels: 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_tiff_of_differences(tmp_path: Path, dtype: str) -> None:
     wanted = values((20, 23, 5), dtype)
-    path = written(tmp_path / "a.tif", tiff([wanted], deflate=True, predictor=2))
-    np.testing.assert_array_equal(decode(path, Decoding(5, DEPTHS[dtype])), wanted)
+    for packing in ({"deflate": True}, {"by_pillow": "tiff_lzw"}):
+        path = written(tmp_path / "a.tif", tiff([wanted], predictor=2, **packing))
+        np.testing.assert_array_equal(decode(path, Decoding(5, DEPTHS[dtype])), wanted)
+
+
+def test_lzw_of_one_value_is_as_small_as_can_be(tmp_path: Path) -> None:
+    """It is packed to less than a thousandth, and not taken for a header that lies."""
+    wanted = np.zeros((1000, 1500, 5), np.uint8)
+    path = written(tmp_path / "a.tif", tiff([wanted], by_pillow="tiff_lzw", rows=1000))
+    assert path.stat().st_size < wanted.nbytes / 1000
+    np.testing.assert_array_equal(decode(path, Decoding(5)), wanted)
+
+
+def test_damaged_and_unknown_packing_is_refused(tmp_path: Path) -> None:
+    content = bytearray(tiff([values((20, 23, 6), "uint16")], by_pillow="tiff_lzw"))
+    content[8:200] = b"\xff" * 192
+    with pytest.raises(DataError, match=r"a\.tif: cannot be decoded \(.*\); save it again"):
+        decode(written(tmp_path / "a.tif", bytes(content)), Decoding(6, 16))
+    other = tiff([values((20, 23, 6), "uint16")]).replace(
+        struct.pack("<HHII", 259, 4, 1, 1), struct.pack("<HHII", 259, 4, 1, 50000)
+    )
+    with pytest.raises(DataError) as caught:
+        decode(written(tmp_path / "b.tif", other), Decoding(6, 16))
+    fault = "a TIFF of 6 bands of 16 bits, compression 50000 cannot be read"
+    assert str(caught.value).endswith(f"b.tif: {fault}; save it with Deflate, LZW or no compression")
 
 
 def test_pillow_and_opencv_read_the_same_tiff(tmp_path: Path) -> None:
@@ -306,7 +342,8 @@ def test_cut_files_are_refused(tmp_path: Path, share: float) -> None:
     pixels = values((20, 23, 6), "uint16")
     np.save(tmp_path / "a.npy", pixels)
     written(tmp_path / "a.tif", tiff([pixels]))
-    for path in (tmp_path / "a.npy", tmp_path / "a.tif"):
+    written(tmp_path / "b.tif", tiff([pixels], by_pillow="tiff_lzw"))
+    for path in (tmp_path / "a.npy", tmp_path / "a.tif", tmp_path / "b.tif"):
         data = path.read_bytes()
         with pytest.raises(DataError, match=rf"{path.name}: "):
             decode(written(path, data[: int(len(data) * share)]), Decoding(6, 16))

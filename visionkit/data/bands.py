@@ -1,15 +1,14 @@
 """Images that are plain arrays: NumPy files, and TIFF files of many bands, of 16 bits and more, or of several pages.
 
 Pillow opens no TIFF of several bands with more than 8 bits each, and OpenCV none of more than 4 bands, so their pages
-are read here: uncompressed or deflated, in strips or tiles, chunky or planar (TIFF 6.0; BigTIFF too). Sizes are checked
-against the file's length before memory is taken, since a header may claim anything.
+are read here: uncompressed or packed by Deflate, LZW or PackBits, in strips or tiles, chunky or planar (TIFF 6.0;
+BigTIFF too). Sizes are checked against the file's length before memory is taken, since a header may claim anything.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,14 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from visionkit.errors import DataError
+from visionkit.data.tiff_parts import AT_MOST, unpacked
+from visionkit.errors import DataError, printable
 
 MEND = "save it again as JPEG or PNG, or take it out of the data set"
 _MEND_ARRAY = "save it as .npy, (H, W, C) of uint8, uint16 or float32"
 _NUMPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_PAGES = 4096
-_DEFLATE = (8, 32946)
-DEFLATED_AT_MOST = 1040
-"""Deflate makes at most so many bytes of one."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _KINDS = {1: "u", 2: "i", 3: "f"}
 
@@ -111,8 +108,9 @@ def numpy_shape(path: Path, file: BinaryIO) -> tuple[tuple[int, int, int], np.dt
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(file)
-    except (ValueError, KeyError, EOFError) as fault:
-        raise DataError(f"{path}: a damaged NumPy file ({fault}); {_MEND_ARRAY}") from None
+    except Exception as fault:  # a header is a Python literal, whose parser raises many errors
+        reason = printable(str(fault)[:100])
+        raise DataError(f"{path}: a damaged NumPy file ({reason}); {_MEND_ARRAY}") from None
     if fortran or dtype.hasobject or dtype.names or len(shape) not in (2, 3) or 0 in shape:
         order = " in Fortran order" if fortran else ""
         raise DataError(f"{path}: an array {shape} {dtype}{order} is no image; {_MEND_ARRAY}")
@@ -201,7 +199,7 @@ def read_tiff(path: Path, data: bytes, pages: Sequence[Page], channels: int) -> 
 
 
 def _read_page(path: Path, data: bytes, page: Page, number: int) -> Native:
-    plain = page.number(259, 1) in (1, *_DEFLATE) and page.number(262, 1) in (1, 2)
+    plain = page.number(259, 1) in AT_MOST and page.number(262, 1) in (1, 2)
     if plain and page.dtype.kind != "V" and page.number(317, 1) in (1, 2) and page.number(266, 1) == 1:
         orientation = page.number(274, 1)
         return Native(_segments(path, data, page), orientation if 1 <= orientation <= 8 else 1, page.alpha)
@@ -213,7 +211,7 @@ def _read_page(path: Path, data: bytes, page: Page, number: int) -> Native:
     elif page.samples <= 4:
         return _by_pillow(path, data, number)
     what = f"{page.samples} bands of {page.dtype.itemsize * 8} bits, compression {page.number(259, 1)}"
-    raise DataError(f"{path}: a TIFF of {what} cannot be read; save it uncompressed or deflated, or as .npy")
+    raise DataError(f"{path}: a TIFF of {what} cannot be read; save it with Deflate, LZW or no compression")
 
 
 def _by_pillow(path: Path, data: bytes, number: int) -> Native:
@@ -254,11 +252,10 @@ def _segments(path: Path, data: bytes, page: Page) -> np.ndarray:
     if min(height, width, rows, columns) < 1:
         raise DataError(f"{path}: a damaged TIFF file (an empty page); {MEND}")
     down, across = -(-height // rows), -(-width // columns)
-    packed = page.number(259, 1) != 1
     wanted = height * width * page.samples * page.dtype.itemsize
     if len(offsets) != len(counts) or len(offsets) < planes * down * across:
         raise DataError(f"{path}: a damaged TIFF file (parts are missing); {MEND}")
-    if wanted > len(data) * (DEFLATED_AT_MOST if packed else 1):
+    if wanted > len(data) * AT_MOST[page.number(259, 1)]:
         raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}")
     pixels = np.zeros((height, width, page.samples), page.dtype.newbyteorder("="))
     place = 0
@@ -268,20 +265,19 @@ def _segments(path: Path, data: bytes, page: Page) -> np.ndarray:
             for left in range(0, width, columns):
                 tall = rows if tiled else min(rows, height - top)
                 content = data[offsets[place] : offsets[place] + counts[place]]
-                part = _part(path, content, (tall, columns, depth), page, packed)
+                part = _part(path, content, (tall, columns, depth), page)
                 target = pixels[top : top + tall, left : left + columns, bands]
                 target[:] = part[: target.shape[0], : target.shape[1]]
                 place += 1
     return pixels
 
 
-def _part(path: Path, content: bytes, shape: tuple[int, int, int], page: Page, packed: bool) -> np.ndarray:
+def _part(path: Path, content: bytes, shape: tuple[int, int, int], page: Page) -> np.ndarray:
     length = math.prod(shape) * page.dtype.itemsize
-    if packed:
-        try:
-            content = zlib.decompressobj().decompress(content, length)
-        except zlib.error as fault:
-            raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
+    try:
+        content = unpacked(content, length, page.number(259, 1))
+    except ValueError as fault:
+        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
     if len(content) < length:
         raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}")
     part = np.frombuffer(content, page.dtype, math.prod(shape)).reshape(shape)

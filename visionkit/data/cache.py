@@ -6,6 +6,7 @@ from a cache or not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mmap
@@ -17,14 +18,17 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import PIL
 
+from visionkit.data.cache_room import note_use, prune
 from visionkit.data.decode import decode
 from visionkit.data.index_cache import cache_folder
+from visionkit.data.recent import RecentImages
+from visionkit.data.shared_memory import DTYPES, set_aside, table
 from visionkit.errors import ConfigError, did_you_mean
 from visionkit.interfaces import Reader
 from visionkit.structures import Decoding, Sample
@@ -35,7 +39,6 @@ DEFAULT_BYTES = {"none": 0, "ram": 4 << 30, "disk": 64 << 30}
 """The most that each kind of cache takes where nothing else is said."""
 
 Size = tuple[int, int]
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 _EMPTY, _CLAIMED, _FILLED = 0, 1, 2
 _HEAD = struct.Struct("<8sIBBHIII")
 _MAGIC = b"vkpixel1"
@@ -68,7 +71,12 @@ def prepare(reader: Reader, count: int | None = None) -> None:
 
 
 def image_source(
-    reader: Reader, *, cache: str = "none", cache_bytes: int | None = None, least: Callable[[Size], Size] | None = None
+    reader: Reader,
+    *,
+    cache: str = "none",
+    cache_bytes: int | None = None,
+    least: Callable[[Size], Size] | None = None,
+    recent: int = 0,
 ) -> Source:
     """Return the source of a reader's images.
 
@@ -78,6 +86,7 @@ def image_source(
         cache_bytes: the most that the cache takes; None: `DEFAULT_BYTES`.
         least: gives, for the (height, width) of an image, the size that is still needed; JPEGs are then decoded at a
             part of theirs (`decode`). None: at full size.
+        recent: bytes in which `RecentImages` keeps what the cache does not; 0: it is not kept.
 
     Raises:
         ConfigError: there is no such cache.
@@ -86,10 +95,11 @@ def image_source(
         choices = ", ".join(CACHES)
         raise ConfigError(f"data.cache={cache}: one of {choices}{did_you_mean(cache, CACHES)} is wanted")
     source: Source = reader if least is None else ReducedImages(reader, least)
+    beyond = RecentImages(source, reader, recent) if recent else source
     most = DEFAULT_BYTES[cache] if cache_bytes is None else cache_bytes
     if cache == "ram":
-        return RamCache(reader, source, most)
-    return source if cache == "none" else DiskCache(reader, source, most)
+        return RamCache(reader, source, most, beyond)
+    return beyond if cache == "none" else DiskCache(reader, source, most, least, beyond)
 
 
 class ReducedImages:
@@ -117,21 +127,22 @@ def _reduction(size: Size, shape: tuple[int, ...]) -> int:
 class RamCache:
     """Decoded images in memory that all workers share: each is decoded once, by whoever meets it first.
 
-    Images are kept as they are met, until `most_bytes` are given away; the rest is read again each time. The memory is
+    Images are kept as they are met, until `most_bytes` are given away; the rest is read again each time, from then on
+    from the source `beyond` (None: the same). The memory is
     shared with worker processes that are forked; a process started otherwise begins with an empty cache of its own.
     Memory is taken as it is filled; where the machine cannot set aside so much, it is less.
     """
 
-    def __init__(self, reader: Reader, source: Source, most_bytes: int) -> None:
-        self._reader, self._source, self._most_bytes = reader, source, most_bytes
-        self._pixels = _set_aside(max(1, most_bytes))
-        # Per image: state, offset, height, width, channels, number of the dtype, reduction. The last row: bytes taken.
-        table = np.frombuffer(mmap.mmap(-1, 7 * 8 * (len(reader) + 1)), np.int64)
-        self._table = table.reshape(-1, 7)
+    def __init__(self, reader: Reader, source: Source, most_bytes: int, beyond: Source | None = None) -> None:
+        self._reader, self._source, self._most_bytes, self._beyond = reader, source, most_bytes, beyond or source
+        self._pixels = set_aside(max(1, most_bytes))
+        # Per image: state, offset, height, width, channels, number of the dtype, reduction. The last row: bytes taken,
+        # and whether an image did not fit.
+        self._table = table(len(reader) + 1, 7)
         self._lock = multiprocessing.Lock()
 
-    def __reduce__(self) -> tuple[type[RamCache], tuple[Reader, Source, int]]:
-        return RamCache, (self._reader, self._source, self._most_bytes)
+    def __reduce__(self) -> tuple[type[RamCache], tuple[Any, ...]]:
+        return RamCache, (self._reader, self._source, self._most_bytes, self._beyond)
 
     @property
     def held(self) -> int:
@@ -142,12 +153,13 @@ class RamCache:
         """Return what the source's `read` does; the pixels of a kept image are read-only."""
         with self._lock:  # also makes what another processor wrote visible
             row = self._table[index].tolist()
+            is_full = self._table[-1, 1] > 0
         if row[0] != _FILLED:
-            sample = self._source.read(index)
+            sample = (self._beyond if is_full else self._source).read(index)
             self._keep(index, sample)
             return sample
         shape = row[2:5]
-        dtype = _DTYPES[row[5]]
+        dtype = DTYPES[row[5]]
         length = shape[0] * shape[1] * shape[2] * dtype.itemsize
         image = self._pixels[row[1] : row[1] + length].view(dtype).reshape(shape)
         image.flags.writeable = False
@@ -155,31 +167,21 @@ class RamCache:
         return Sample(image, self._reader.labels(index), self._reader.image_ids[index], file_name, row[6])
 
     def _keep(self, index: int, sample: Sample) -> None:
-        if sample.image.dtype not in _DTYPES:
+        if sample.image.dtype not in DTYPES:
             return
         with self._lock:
             offset = int(self._table[-1, 0])
             end = offset + -(-sample.image.nbytes // 8) * 8
             if self._table[index, 0] != _EMPTY or end > len(self._pixels):
+                self._table[-1, 1] |= end > len(self._pixels)
                 return
             self._table[index, 0], self._table[-1, 0] = _CLAIMED, end
         self._pixels[offset : offset + sample.image.nbytes] = (
             np.ascontiguousarray(sample.image).reshape(-1).view(np.uint8)
         )
-        kind = _DTYPES.index(sample.image.dtype)
+        kind = DTYPES.index(sample.image.dtype)
         with self._lock:
             self._table[index] = (_FILLED, offset, *sample.image.shape, kind, sample.reduction)
-
-
-def _set_aside(most_bytes: int) -> np.ndarray:
-    """Return shared memory, (N,) uint8: as many bytes as that, or its half, or its quarter, …, as the machine has."""
-    while True:
-        try:
-            return np.frombuffer(mmap.mmap(-1, most_bytes), np.uint8)
-        except (OSError, ValueError, OverflowError):
-            if most_bytes < mmap.PAGESIZE:
-                raise
-            most_bytes //= 2
 
 
 class DiskCache:
@@ -189,20 +191,29 @@ class DiskCache:
     is read anew. Entries are written beside and renamed: what a killed writer leaves is never read. Images of readers
     that make them themselves are not kept.
 
-    When the folder holds more than `_FULL` of `most_bytes` as a run starts, the oldest entries of other data are
-    removed. When it reaches `most_bytes`, or cannot be written, that is said once, and the rest is read each time.
+    As a run starts, entries that nobody has used for long are removed, and where the folder holds more than `_FULL` of
+    `most_bytes`, those of other data that were used longest ago (`cache_room`). When it reaches `most_bytes`, or cannot
+    be written, that is said once, and the rest is read each time from the source `beyond` (None: the same).
     """
 
-    def __init__(self, reader: Reader, source: Source, most_bytes: int) -> None:
-        self._reader, self._source, self._most_bytes = reader, source, most_bytes
+    def __init__(
+        self,
+        reader: Reader,
+        source: Source,
+        most_bytes: int,
+        least: Callable[[Size], Size] | None = None,
+        beyond: Source | None = None,
+    ) -> None:
+        self._reader, self._source, self._most_bytes, self._beyond = reader, source, most_bytes, beyond or source
+        self._least = least
         self.folder = cache_folder() / "pixels"
         # Bytes in the folder, and whether writing has ended; shared with forked workers.
         self._shared = np.frombuffer(mmap.mmap(-1, 16), np.int64)
         self._lock = multiprocessing.Lock()
         self._shared[0] = self._tidied()
 
-    def __reduce__(self) -> tuple[type[DiskCache], tuple[Reader, Source, int]]:
-        return DiskCache, (self._reader, self._source, self._most_bytes)
+    def __reduce__(self) -> tuple[type[DiskCache], tuple[Any, ...]]:
+        return DiskCache, (self._reader, self._source, self._most_bytes, self._least, self._beyond)
 
     def read(self, index: int) -> Sample:
         """Return what the source's `read` does; the pixels of a kept image are read-only."""
@@ -211,11 +222,14 @@ class DiskCache:
             return self._source.read(index)
         found = _loaded(entry)
         if found is not None:
+            note_use(self.folder.parent, entry)
             pixels, reduction = found
             file_name = self._reader.file_names[index]
             return Sample(pixels, self._reader.labels(index), self._reader.image_ids[index], file_name, reduction)
+        if self._shared[1]:
+            return self._beyond.read(index)
         sample = self._source.read(index)
-        if sample.image.dtype in _DTYPES and not self._shared[1]:
+        if sample.image.dtype in DTYPES:
             self._keep(entry, sample)
         return sample
 
@@ -229,9 +243,7 @@ class DiskCache:
             found = path.stat()
         except OSError:
             return None  # the source says what is wrong
-        least = None
-        if isinstance(self._source, ReducedImages):
-            least = self._source.least(self._reader.labels(index).size)
+        least = None if self._least is None else self._least(self._reader.labels(index).size)
         what = (
             path.absolute(),
             found.st_size,
@@ -246,7 +258,7 @@ class DiskCache:
 
     def _keep(self, entry: Path, sample: Sample) -> None:
         content = np.ascontiguousarray(sample.image).data.cast("B")
-        kind = _DTYPES.index(sample.image.dtype)
+        kind = DTYPES.index(sample.image.dtype)
         head = _HEAD.pack(_MAGIC, zlib.crc32(content), kind, sample.reduction, 0, *sample.image.shape)
         with self._lock:
             if self._shared[0] + len(head) + len(content) > self._most_bytes:
@@ -275,27 +287,17 @@ class DiskCache:
             LOGGER.warning("data.cache=disk: %s: %s; the other images are read each time", self.folder, why)
 
     def _tidied(self) -> int:
-        """Remove what killed writers left, and old entries where room is short; return the bytes in use."""
-        found: list[tuple[float, int, Path]] = []
-        for path in self.folder.glob("??/*"):
-            try:
-                state = path.stat()
-                if path.suffix == ".part" and time.time() - state.st_mtime > _ABANDONED:
+        """Remove what killed writers left, and old entries; return the bytes in use."""
+        for path in self.folder.glob("??/*.part"):
+            with contextlib.suppress(OSError):  # another run has removed it
+                if time.time() - path.stat().st_mtime > _ABANDONED:
                     path.unlink()
-                elif path.suffix == ".pixels":
-                    found.append((state.st_mtime, state.st_size, path))
-            except OSError:
-                continue  # another run has removed it
-        used = sum(length for _, length, _ in found)
-        if used <= _FULL * self._most_bytes:
-            return used
-        wanted = {self._entry(index) for index in range(len(self._reader))}
-        for _, length, path in sorted(one for one in found if one[2] not in wanted):
-            if used <= _ROOMY * self._most_bytes:
-                break
-            path.unlink(missing_ok=True)
-            used -= length
-        return used
+        full, roomy = _FULL * self._most_bytes, _ROOMY * self._most_bytes
+        pattern = "pixels/??/*.pixels"
+        return prune(self.folder.parent, pattern, above=full, down_to=roomy, keep=self._wanted, own=False)
+
+    def _wanted(self) -> set[Path | None]:
+        return {self._entry(index) for index in range(len(self._reader))}
 
 
 def _loaded(entry: Path) -> tuple[np.ndarray, int] | None:
@@ -310,4 +312,7 @@ def _loaded(entry: Path) -> tuple[np.ndarray, int] | None:
     content = memoryview(data)[_HEAD.size :]
     if magic != _MAGIC or zlib.crc32(content) != check:
         return None
-    return np.frombuffer(content, _DTYPES[kind]).reshape(shape), reduction
+    try:
+        return np.frombuffer(content, DTYPES[kind]).reshape(shape), reduction
+    except (IndexError, ValueError):  # the checksum is of the pixels alone
+        return None

@@ -13,8 +13,8 @@ import numpy as np
 
 from visionkit.data.cache import image_file
 from visionkit.data.decode import image_size
-from visionkit.data.export_coco import CARRIED, sources
-from visionkit.data.polygons import crosses_itself
+from visionkit.data.export_coco import OF_OBJECTS, sources
+from visionkit.data.polygons import crossing_edges
 from visionkit.data.validate import Problem, absent_classes, fast_check, found_in
 from visionkit.errors import DataError, listed
 from visionkit.interfaces import Reader
@@ -39,7 +39,7 @@ class Account:
         pixels: semantic class name -> (labelled pixels, images that show it).
         objects: how many in all, crowds and ignored ones too; of those, how many are crowds, and how many ignored.
         empty: the indices of the images without any object.
-        unlike: the indices of the images that know nothing of what a COCO file can hold, where others do.
+        unlike: the indices of the images of whose objects nothing is known, where it is of others.
     """
 
     split: str
@@ -72,6 +72,7 @@ def check_split(open_reader: Callable[[], Reader], split: str) -> Account:
     except DataError as error:
         return Account(split, None, found_in(error))
     findings = [*getattr(reader, "problems", ()), *fast_check(reader)]
+    findings += [fault for source in sources(reader) for fault in getattr(source, "harmless", ())]
     counts = _Counts(len(reader.classes), len(reader.semantic_classes))
     faulty: list[int] = []
     for index, found in enumerate(_samples(reader)):
@@ -82,7 +83,7 @@ def check_split(open_reader: Callable[[], Reader], split: str) -> Account:
             faulty.append(index)
             findings += found
     where = f"{getattr(reader, 'root', type(reader).__name__)} ({split})"
-    findings += _warnings(reader, counts, where)
+    findings += _warnings(reader, counts, where) + _crossing(reader)
     return Account(
         split,
         reader,
@@ -94,7 +95,7 @@ def check_split(open_reader: Callable[[], Reader], split: str) -> Account:
         dict(zip(reader.semantic_classes, _pairs(counts.pixels, counts.maps), strict=True)),
         (counts.total, counts.crowds, counts.ignored),
         tuple(counts.empty),
-        frozenset(counts.unlike),
+        frozenset(counts.unlike if reader.fields & OF_OBJECTS else ()),
     )
 
 
@@ -150,7 +151,7 @@ class _Counts:
             held += int(pixels.sum())
         if labels.known and not held:
             self.empty.append(index)
-        if not labels.known & CARRIED:
+        if not labels.known & OF_OBJECTS:
             self.unlike.append(index)
 
 
@@ -167,7 +168,7 @@ def _warnings(reader: Reader, counts: _Counts, where: str) -> list[Problem]:
         fault = f"{len(counts.empty)} of {len(reader)} images hold no object: {names}"
         mend = "fine where they are meant to be background; label them otherwise"
         warnings.append(Problem(where, "", fault, mend, "images-empty", warning=True))
-    return warnings + _crossing(reader, where)
+    return warnings
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -204,20 +205,25 @@ def _turned(reader: Reader, index: int, labels: Labels) -> list[Problem]:
     return [Problem(str(file[0]), "", fault, mend, "size-exif", warning=True)]
 
 
-def _crossing(reader: Reader, where: str) -> list[Problem]:
-    """A warning where polygons cross themselves: much used sets have some, and what they fill is still of use."""
-    names, total, crossing = [], 0, 0
+def _crossing(reader: Reader) -> list[Problem]:
+    """The polygons that cross themselves; what COCO's tools fill of them is trained on, and is what `fix` writes."""
+    problems = []
     for source in sources(reader):
-        for index, name in enumerate(source.file_names if hasattr(source, "polygons") else ()):
-            found = [crosses_itself(np.reshape(one, (-1, 2))) for one in source.polygons(index)]
-            total += len(found)
-            crossing += sum(found)
-            names += [name] * any(found)
-    if not crossing:
-        return []
-    fault = f"{crossing} of {total} polygons cross themselves: {listed(names, most=3)}"
-    mend = "what their crossings enclose may be filled or not; draw them anew where it matters"
-    return [Problem(where, "", fault, mend, "polygon-crossing", warning=True)]
+        for index in range(len(source) if hasattr(source, "polygons") else 0):
+            for file, where, numbers in source.polygons(index):
+                points = np.reshape(numbers, (-1, 2))
+                edges = crossing_edges(points)
+                if edges is not None:
+                    one, other = (_edge(points, number) for number in edges)
+                    mend = "draw it anew, or let fix=OUT.json write the pixels that COCO's tools fill"
+                    fault = f"the polygon crosses itself: {one} crosses {other}"
+                    problems.append(Problem(str(file), where, fault, mend, "polygon-crossing"))
+    return problems
+
+
+def _edge(points: np.ndarray, number: int) -> str:
+    (x1, y1), (x2, y2) = points[number], points[(number + 1) % len(points)]
+    return f"the edge from ({x1:.6g}, {y1:.6g}) to ({x2:.6g}, {y2:.6g})"
 
 
 def _paths(reader: Reader | None) -> Iterator[Path]:

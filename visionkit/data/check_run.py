@@ -7,7 +7,7 @@ from pathlib import Path
 
 from visionkit.data.check import Account, check_across, check_split
 from visionkit.data.check_text import account_lines, finding_lines, summary_lines
-from visionkit.data.export_coco import left_out_of_coco, refuse_original, write_coco
+from visionkit.data.export_coco import refuse_original, renumbered, write_coco
 from visionkit.data.validate import errors_of
 from visionkit.interfaces import Reader
 from visionkit.report.check_page import write_page
@@ -54,7 +54,10 @@ def _fixed(account: Account, path: Path) -> bool:
         _say(f"{path} was not written: nothing of '{account.split}' can be used")
         return False
     write_coco(account.reader, path, leave_out=account.faulty | account.unlike)
-    lines = left_out_of_coco(account.reader)
+    lines = [
+        f"{key} are numbered from 1; a model trained on the original predicts with the original's ids"
+        for key in renumbered(account.reader)
+    ]
     if account.unlike:
         count = len(account.unlike)
         lines.append(f"images whose objects are not known were left out, for COCO JSON would call them empty: {count}")

@@ -44,7 +44,6 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from visionkit.data.bands import (
-    DEFLATED_AT_MOST,
     MEND,
     Native,
     check_pixels,
@@ -57,7 +56,9 @@ from visionkit.data.bands import (
     tiff_pages,
     too_large,
 )
+from visionkit.data.tiff_parts import DEFLATED_AT_MOST
 from visionkit.errors import DataError
+from visionkit.plain_files import check_regular
 from visionkit.structures import Decoding
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".npy"})
@@ -156,6 +157,7 @@ def _size(path: Path, file: BinaryIO, *, upright: bool = True) -> tuple[int, int
 # --------------------------------------------------------------------------------------------------- opening a file
 def _file(path: Path) -> BinaryIO:
     try:
+        check_regular(path)
         return path.open("rb")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; restore it or take it out of the data set") from None

@@ -5,74 +5,117 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
+from visionkit.data.readers.coco_index import MARK
+from visionkit.data.readers.source import semantic_category_ids
 from visionkit.errors import DataError
 from visionkit.interfaces import Reader
-from visionkit.structures import Labels
+from visionkit.structures import IGNORE_INDEX, Labels
 
-MARK = "written by visionkit"
-"""Stands near the beginning of what is written, which may be written anew."""
 _HEAD = 512
-CARRIED = frozenset({"boxes", "masks", "class_scores", "box"})
-"""The fields of which a COCO file can tell."""
+"""`MARK` stands among the first bytes of what is written, which may be written anew."""
+OF_OBJECTS = frozenset({"boxes", "masks", "class_scores", "box"})
+"""The fields of which a COCO file of objects tells; an image without an annotation is empty there."""
 
 
 def export_coco(reader: Reader, *, leave_out: Collection[int] = ()) -> dict[str, Any]:
     """Return the split as a COCO document: images, annotations (numbered from 1), categories.
 
-    Image and category ids are the reader's own. Boxes are [x, y, width, height], such that x + width gives the right
-    edge again to the last bit; masks are compressed run lengths. An object that is ignored gets `ignore: 1` and also
+    Image and category ids are the reader's own; where a COCO file's ids are faulty (`Coco.harmless`: 0 and strings),
+    all of that list are numbered from 1. Boxes are [x, y, width, height], such that x + width gives the right edge
+    again to the last bit; masks are compressed run lengths. An object that is ignored gets `ignore: 1` and also
     `iscrowd: 1`, because pycocotools disregards the former and only thus leaves it out. An image without boxes but
-    with a class gets one annotation per class: its one object's box if that is known, else the whole image. Semantic
-    maps are not part of the format.
+    with a class gets one annotation per class: its one object's box if that is known, else the whole image.
+
+    Semantic maps become an annotation per image and class that it shows, with all of its pixels as mask, `iscrowd` 0;
+    pixels to be ignored are in none. If the reader knows nothing else these are `annotations`, and the categories say
+    isthing: 0, as in COCO's stuff files; else they are lists of their own, `semantic_annotations` and
+    `semantic_categories`, of which other tools know nothing.
 
     Args:
         reader: the split.
         leave_out: indices of images that are not to be written.
     """
+    ids = _Ids(reader)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    ids = list(reader.category_ids)
+    semantic: list[dict[str, Any]] = []
     for index in range(len(reader)):
         if index in leave_out:
             continue
         labels = reader.labels(index)
         height, width = (int(side) for side in labels.size)
-        image_id = reader.image_ids[index]
+        image_id = ids.images[index]
         images.append({"id": image_id, "file_name": reader.file_names[index], "height": height, "width": width})
         rows = _objects(labels) if labels.boxes is not None else _whole_image(labels)
-        for label, row in rows:
-            number = len(annotations) + 1
-            annotations.append({"id": number, "image_id": image_id, "category_id": ids[label], **row})
-    categories = [{"id": number, "name": name} for number, name in zip(ids, reader.classes, strict=True)]
+        _add(annotations, image_id, ids.categories, rows)
+        _add(semantic, image_id, ids.semantic, _regions(labels))
     info = {"description": MARK}  # without `info`, pycocotools cannot load results
-    return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    categories = [{"id": number, "name": name} for number, name in zip(ids.categories, reader.classes, strict=True)]
+    stuff = [
+        {"id": number, "name": name, "isthing": 0}
+        for number, name in zip(ids.semantic, reader.semantic_classes, strict=True)
+    ]
+    if "semantic" not in reader.fields:
+        return {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    if not reader.fields & OF_OBJECTS:
+        return {"info": info, "images": images, "annotations": semantic, "categories": stuff}
+    return {
+        "info": info,
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+        "semantic_annotations": semantic,
+        "semantic_categories": stuff,
+    }
+
+
+def renumbered(reader: Reader) -> list[str]:
+    """The lists (images, categories, semantic_categories) whose ids are not written as the reader has them."""
+    lists: dict[str, None] = {}
+    for source in sources(reader):
+        for fault in getattr(source, "harmless", ()):
+            key = fault.where.partition("[")[0]
+            if key != "images" or reader.image_ids == source.image_ids:  # sets that are mixed have ids of their own
+                lists[key] = None
+    return list(lists)
+
+
+class _Ids:
+    """The ids that are written, of each image and of each class."""
+
+    def __init__(self, reader: Reader) -> None:
+        lists = renumbered(reader)
+        of_maps = "semantic_categories" if reader.fields & OF_OBJECTS else "categories"
+        own = semantic_category_ids(reader)
+        self.images = range(1, len(reader) + 1) if "images" in lists else reader.image_ids
+        self.categories = range(1, len(reader.classes) + 1) if "categories" in lists else reader.category_ids
+        self.semantic = range(1, len(own) + 1) if of_maps in lists else own
+
+
+def _add(
+    annotations: list[dict[str, Any]], image_id: Any, ids: Sequence[Any], rows: Sequence[tuple[int, dict[str, Any]]]
+) -> None:
+    for label, row in rows:
+        number = len(annotations) + 1
+        annotations.append({"id": number, "image_id": image_id, "category_id": ids[label], **row})
 
 
 def write_coco(reader: Reader, path: Path, *, leave_out: Collection[int] = ()) -> None:
     """Write `export_coco(reader)` to `path`, which appears whole or not at all; its folder is made.
 
     Raises:
-        DataError: `path` is a file of the data set or cannot be written, or the set knows nothing that COCO can hold.
+        DataError: `path` is a file of the data set or cannot be written.
     """
     refuse_original(path, reader)
-    if not reader.fields & CARRIED:
-        fault = "COCO JSON holds boxes, masks and classes, but the data knows semantic maps alone"
-        raise DataError(f"{path}: {fault}; leave out fix")
     text = json.dumps(export_coco(reader, leave_out=leave_out), allow_nan=False)
     write_whole(path, text)
-
-
-def left_out_of_coco(reader: Reader) -> list[str]:
-    """Return a line for each thing that the reader knows and a COCO file does not hold."""
-    if "semantic" not in reader.fields or not reader.fields & CARRIED:
-        return []
-    return ["semantic maps are no part of COCO JSON and were left out"]
 
 
 def refuse_original(path: Path, reader: Reader) -> None:
@@ -149,6 +192,18 @@ def _objects(labels: Labels) -> list[tuple[int, dict[str, Any]]]:
             mask = labels.masks[i]
             row["segmentation"] = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}
         rows.append((label, row))
+    return rows
+
+
+def _regions(labels: Labels) -> list[tuple[int, dict[str, Any]]]:
+    """For each class of the semantic map its pixels."""
+    rows = []
+    for label in [] if labels.semantic is None else np.unique(labels.semantic).tolist():
+        if label != IGNORE_INDEX:
+            mask = coco_mask.encode(np.asfortranarray(labels.semantic == label, np.uint8))
+            segmentation = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}
+            area, box = float(coco_mask.area(mask)), coco_mask.toBbox(mask).tolist()
+            rows.append((label, {"bbox": box, "area": area, "iscrowd": 0, "segmentation": segmentation}))
     return rows
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import multiprocessing.queues
+import os
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
@@ -17,9 +23,11 @@ from visionkit.data.cache import Source, image_source
 from visionkit.data.class_map import ClassMap
 from visionkit.data.collate import Collate, CollateEvaluation
 from visionkit.data.copy_paste import CopyPaste
+from visionkit.data.loader_room import PREFETCH, workers_with_room
 from visionkit.data.mixes import MixUp, Mosaic
+from visionkit.data.neighbours import Neighbours
 from visionkit.data.placement import placed_sample
-from visionkit.data.recent import RecentImages, narrowed
+from visionkit.data.recent import narrowed, recent_bytes
 from visionkit.data.sampler import EpochSampler
 from visionkit.data.transforms import Augment
 from visionkit.data.transforms_v2 import TorchvisionAugment
@@ -28,6 +36,12 @@ from visionkit.interfaces import Reader
 from visionkit.preprocess import Preprocess
 from visionkit.structures import LABEL_FIELDS, Batch, Geometry, Labels, Sample
 
+_MIXED_AS_A_WHOLE = 512
+"""In a set of at most so many images any may be mixed with any: most of them are kept in memory anyway.
+
+With partners of one group, BCCD's 292 images came to AP .533 to .535, of the whole set to .541 and .543 (256 pixels,
+30 epochs, two seeds, 2026-11-22).
+"""
 _SAMPLE_STREAM = 1
 """Sets a sample's random stream apart from the sampler's order of an epoch."""
 _REDUCED_ABOVE = 1.5
@@ -41,7 +55,7 @@ a 2-core Xeon, 2026-11-22); photographs of up to three times the canvas are not 
 
 
 class TrainingSet(Dataset[Sample]):
-    """Augmented samples on the canvas; each is a pure function of (seed, epoch, index), whoever makes it and when.
+    """Augmented samples on the canvas; each is a pure function of the seed and its place, whoever makes it and when.
 
     Args:
         reader: one split of one data set.
@@ -91,24 +105,26 @@ class TrainingSet(Dataset[Sample]):
         self.collate = Collate(preprocess.canvas, preprocess.fill, wanted, self.map_labels.counts)
         least = self._least_size if reduced_decoding else None
         asked = narrowed(reader, read)
-        source = image_source(asked, cache=cache, cache_bytes=cache_bytes, least=least)
-        mixes = any(mix is not None for mix in (mosaic, copy_paste, mixup))
-        self._source: Source = RecentImages(source, asked) if mixes and cache == "none" else source
+        self.mixes = any(mix is not None for mix in (mosaic, copy_paste, mixup))
+        recent = recent_bytes() if self.mixes else 0
+        self._source: Source = image_source(asked, cache=cache, cache_bytes=cache_bytes, least=least, recent=recent)
 
     def __len__(self) -> int:
         return len(self.reader)
 
-    def __getitem__(self, place: tuple[int, int]) -> Sample:
-        """Make the sample of (epoch, index).
+    def __getitem__(self, place: tuple[int, ...]) -> Sample:
+        """Make the sample of (epoch, index), or of (epoch, index, *images) as `Neighbours` gives them.
+
+        It is mixed with some of those images; where none is named, with any of the same set.
 
         Raises:
             DataError: the image cannot be read.
             ConfigError: a transform made the sample larger than the canvas.
         """
-        epoch, index = place
+        epoch, index, *near = place
         rng = np.random.default_rng([self.seed, epoch, index, _SAMPLE_STREAM])
         index %= len(self)  # a repeat within one epoch has a number of its own (`EpochSampler`)
-        sample = self._mixed(index, epoch, rng)
+        sample = self._mixed(index, epoch, near, rng)
         if self.augment is not None:
             sample = self.augment(sample, rng)
         if self.preprocess.policy == "resize_crop":
@@ -121,18 +137,18 @@ class TrainingSet(Dataset[Sample]):
             )
         return sample
 
-    def _mixed(self, index: int, epoch: int, rng: np.random.Generator) -> Sample:
+    def _mixed(self, index: int, epoch: int, near: Sequence[int], rng: np.random.Generator) -> Sample:
         """One image or a mosaic, in which objects of another image may be pasted, blended with another image or not."""
         sample = self._read(index)
         if self.mosaic is not None and self.mosaic.turns.drawn(epoch, self.epochs, rng):
-            sample = self.mosaic([sample, *self._others(index, self.mosaic.partners, rng)], rng)
+            sample = self.mosaic([sample, *self._others(index, near, self.mosaic.partners, rng)], rng)
         else:
             sample = self._on_canvas(sample)
         if self.copy_paste is not None and self.copy_paste.turns.drawn(epoch, self.epochs, rng):
-            (donor,) = self._others(index, 1, rng)
+            (donor,) = self._others(index, near, 1, rng)
             sample = self.copy_paste(sample, donor, rng)
         if self.mixup is not None and self.mixup.turns.drawn(epoch, self.epochs, rng):
-            (other,) = self._others(index, 1, rng)
+            (other,) = self._others(index, near, 1, rng)
             sample = self.mixup(sample, self._on_canvas(other), rng)
         known = sample.labels.known
         return (
@@ -142,8 +158,10 @@ class TrainingSet(Dataset[Sample]):
     def _on_canvas(self, sample: Sample) -> Sample:
         return placed_sample(sample, self.preprocess.place_uncropped(sample.labels.size))
 
-    def _others(self, index: int, count: int, rng: np.random.Generator) -> list[Sample]:
+    def _others(self, index: int, near: Sequence[int], count: int, rng: np.random.Generator) -> list[Sample]:
         """Partners of a mix, of the same set: sets that are mixed know different fields."""
+        if near:
+            return [self._read(int(other)) for other in rng.choice(near, size=count, replace=len(near) < count)]
         segments = getattr(self.reader, "segments", ((0, len(self), 1.0),))
         start, images = next((start, images) for start, images, _ in segments if start <= index < start + images)
         return [self._read(start + int(other)) for other in rng.integers(images, size=count)]
@@ -158,6 +176,18 @@ class TrainingSet(Dataset[Sample]):
     def _read(self, index: int) -> Sample:
         sample = self._source.read(index)
         return replace(sample, labels=self.map_labels(sample.labels))
+
+
+class Judged(Protocol):
+    """Images that a model is judged on: an `EvaluationSet`, or an `AugmentedSlice` of the training images."""
+
+    reader: Reader
+    preprocess: Preprocess
+    collate: CollateEvaluation
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Sample, Geometry, Labels]: ...
 
 
 class EvaluationSet(Dataset[tuple[Sample, Geometry, Labels]]):
@@ -194,25 +224,44 @@ class EvaluationSet(Dataset[tuple[Sample, Geometry, Labels]]):
 
 
 def training_loader(
-    dataset: TrainingSet, sampler: EpochSampler, *, workers: int, device: torch.device
+    dataset: TrainingSet, sampler: EpochSampler, *, workers: int, device: torch.device, timeout: float = 0.0
 ) -> DataLoader[Sample]:
-    """Return the endless loader of `sampler`'s batches, from its `start` on; worker processes stay between epochs."""
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=dataset.collate, **_settings(workers, device))
+    """Return the endless loader of `sampler`'s batches, from its `start` on; worker processes stay between epochs.
+
+    workers: at most; shared memory may have room for fewer (`workers_with_room`).
+    timeout: seconds for which a batch is waited for, see `batches`; 0: for ever.
+    """
+    places = batch_places(dataset, sampler)
+    workers = workers_with_room(workers, sampler.batch_size, dataset.preprocess, dataset.collate.fields)
+    return DataLoader(dataset, batch_sampler=places, collate_fn=dataset.collate, **_settings(workers, device, timeout))
+
+
+def batch_places(dataset: TrainingSet, sampler: EpochSampler) -> Iterable[list[Any]]:
+    """Return the batches of `sampler` as the set takes them: with neighbours where samples of a large set are mixed."""
+    return Neighbours(sampler) if dataset.mixes and len(dataset) > _MIXED_AS_A_WHOLE else sampler
 
 
 def evaluation_loader(
-    dataset: EvaluationSet, *, batch_size: int, workers: int, device: torch.device, rank: int = 0, world: int = 1
+    dataset: Judged,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    timeout: float = 0.0,
+    rank: int = 0,
+    world: int = 1,
 ) -> DataLoader[tuple[Sample, Geometry, Labels]]:
     """Return the loader of this rank's share: every image of the set on exactly one rank, none repeated.
 
-    The last batch may be smaller; a rank may have no batch at all.
+    The last batch may be smaller; a rank may have no batch at all. workers, timeout: as of `training_loader`.
     """
+    workers = workers_with_room(workers, batch_size, dataset.preprocess, frozenset())
     return DataLoader(
-        dataset,
+        cast("Dataset[tuple[Sample, Geometry, Labels]]", dataset),
         batch_size=batch_size,
         sampler=range(rank, len(dataset), world),
         collate_fn=dataset.collate,
-        **_settings(workers, device),
+        **_settings(workers, device, timeout),
     )
 
 
@@ -226,7 +275,7 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
         raise type(error)(str(error).rpartition(name)[2].strip()) from error
 
 
-def _settings(workers: int, device: torch.device) -> Mapping[str, Any]:
+def _settings(workers: int, device: torch.device, timeout: float) -> Mapping[str, Any]:
     settings: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
     # A loader draws a seed as it starts; not from the run's own stream, since a resumed run starts its loaders anew.
     settings["generator"] = torch.Generator()
@@ -234,11 +283,39 @@ def _settings(workers: int, device: torch.device) -> Mapping[str, Any]:
         # On Linux "fork", since it shares what is already in memory; elsewhere it is not safe.
         context = "fork" if sys.platform == "linux" else None
         settings |= {"persistent_workers": True, "worker_init_fn": _start_worker}
-        settings |= {"multiprocessing_context": context}
+        settings |= {"multiprocessing_context": context, "prefetch_factor": PREFETCH, "timeout": timeout}
     return settings
 
 
 def _start_worker(_worker: int) -> None:
-    """One thread a worker: the workers already fill the cores."""
+    """One thread a worker: the workers already fill the cores. Signals to the run are answered by its main process.
+
+    Ctrl-C and Slurm signal every process of the run, and the main process still needs its workers to end the step.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # elsewhere nobody tells who sent a signal, and SIGTERM ends the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+    # A batch that cannot be handed over would be dropped, and waited for in vain.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_of_handing_over)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_of_handing_over(error: Exception, _batch: Any) -> None:
+    """End this process, where shared memory is used up by the signal of a process that writes to it then."""
+    if hasattr(signal, "SIGBUS") and ("shared memory" in str(error) or getattr(error, "errno", 0) == errno.ENOSPC):
+        signal.raise_signal(signal.SIGBUS)  # to this thread, which so comes no further
+    traceback.print_exception(error)
+    os._exit(1)
+
+
+def _end_by(parent: int) -> None:
+    """End this process by a SIGTERM that its parent sends, and by no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Do a polygon's edges cross each other?"""
+"""Which edges of a polygon cross each other?"""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import numpy as np
 _MOST = 2048
 
 
-def crosses_itself(points: np.ndarray) -> bool:
-    """Whether two edges of a polygon cross: what lies inside it then hangs on who fills it.
+def crossing_edges(points: np.ndarray) -> tuple[int, int] | None:
+    """Return the first two edges of a polygon that cross, or None: what lies inside it then hangs on who fills it.
 
     Edges that only touch do not count: polygons of several parts are joined by a way there and back. Of polygons with
     more than 2,048 points, which take too much memory, nothing is said.
 
     Args:
-        points: (N, 2) float64, closed by an edge from the last to the first.
+        points: (N, 2) float64, closed by an edge from the last to the first; edge i begins at point i.
     """
     if not 4 <= len(points) <= _MOST:
-        return False
+        return None
     ends = np.roll(points, -1, axis=0)
     across, down = (ends - points).T[:, :, None]
 
@@ -28,4 +28,5 @@ def crosses_itself(points: np.ndarray) -> bool:
         return found
 
     apart = side(points) * side(ends) < 0
-    return bool((apart & apart.T).any())
+    both = apart & apart.T
+    return divmod(int(both.argmax()), len(points)) if both.any() else None

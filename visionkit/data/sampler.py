@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count as count_from
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class EpochSampler:
         if repeats is not None and (repeats.shape != (count,) or not (repeats > 0).all()):
             raise ValueError(f"EpochSampler: repeats of shape {repeats.shape} beside {count} images")
         self.repeats = repeats
+        self._kept_order = lru_cache(maxsize=2)(self._order)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -93,16 +95,18 @@ class EpochSampler:
         return steps * self.batch_size * self.world / self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = lru_cache(maxsize=2)(self._order)
-        step = self.start
-        while True:
-            first = (step * self.world + self.rank) * self.batch_size
-            batch = []
-            for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.count)
-                batch.append((epoch, int(order(epoch)[place])))
-            yield batch
-            step += 1
+        for step in count_from(self.start):
+            yield self.places(self.positions(step))
+
+    def positions(self, step: int) -> range:
+        """The positions of batch `step` in the endless order."""
+        first = (step * self.world + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def places(self, positions: Iterable[int]) -> list[tuple[int, int]]:
+        """The (epoch, index) at each of some positions of the endless order."""
+        places = (divmod(position, self.count) for position in positions)
+        return [(epoch, int(self._kept_order(epoch)[place])) for epoch, place in places]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The indices of an epoch's draws, (count,) int64."""

@@ -12,7 +12,8 @@ import cv2
 
 from visionkit.data.check import Account
 from visionkit.data.check_text import by_rule
-from visionkit.data.export_coco import MARK, sources, write_whole
+from visionkit.data.export_coco import sources, write_whole
+from visionkit.data.readers.coco_index import MARK
 from visionkit.data.rules import RULES
 from visionkit.data.validate import Problem, errors_of
 from visionkit.errors import DataError, printable

@@ -334,6 +334,18 @@ def test_a_cache_folder_that_cannot_be_written_only_means_no_disk(tmp_path):
     assert list(tmp_path.glob("file*")) == [tmp_path / "file"]
 
 
+def test_scenes_that_nobody_used_for_long_make_room(tmp_path):
+    old, other = make(tmp_path, count=3, seed=1), make(tmp_path, count=2, seed=2)
+    for reader in (old, other):
+        reader.prepare()
+    for file in old.folder.iterdir():
+        os.utime(file, (1e9, 1e9))
+    make(tmp_path, count=3, seed=1).labels(1)  # used again
+    make(tmp_path, count=1, seed=3).prepare()
+    assert [file.name for file in old.folder.iterdir()] == ["000002.scene"]
+    assert len(list(other.folder.iterdir())) == 2
+
+
 def test_the_cache_folder_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("VISIONKIT_CACHE", str(tmp_path / "here"))
     make(None, count=1).read(0)

@@ -1,4 +1,4 @@
-"""COCO's JSON annotations: boxes, polygons, both kinds of run lengths, crowds (Lin et al., ECCV 2014)."""
+"""COCO's JSON annotations: boxes, polygons, both kinds of run lengths, crowds, stuff (Lin et al., ECCV 2014)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
 from visionkit.data.readers.coco_files import divided_images, find_annotations, find_images
+from visionkit.data.readers.coco_ids import harmless_ids
 from visionkit.data.readers.coco_index import CocoObjects, open_index
 from visionkit.data.readers.coco_objects import use_objects
+from visionkit.data.readers.coco_semantic import SemanticMaps, semantic_maps
 from visionkit.data.readers.objects import ObjectTable
 from visionkit.data.readers.segmentation import POLYGONS, SegmentationTable
 from visionkit.data.readers.source import choose_classes, clipped_boxes, left_out, open_root
@@ -32,11 +35,16 @@ class Coco:
 
     The masks of an image are known if each of its objects has one, and if any object of the file has one.
 
+    Where all categories are stuff (isthing: 0), annotations are no objects but the pixels of a class in an image, and
+    the field `semantic` is known alone. A file of objects may tell semantic maps beside them in the same way, in lists
+    `semantic_categories` and `semantic_annotations`, as `visionkit.data.export_coco` writes them. Pixels that no
+    annotation covers, or those of two classes, are `IGNORE_INDEX`.
+
     Args:
         root: the folder.
         split: the name of the split.
-        classes: the wanted classes in their order; objects of others are left out. None means the file's categories,
-            in its order.
+        classes: the wanted classes in their order; objects of others are left out, pixels of others ignored. None means
+            the file's categories, in its order. Of a file with both they are those of the objects.
         annotations: the annotation file, absolute or seen from the folder or from the working directory, where it
             stands elsewhere.
         lists, positions: see `visionkit.data.readers.splits.Lists` and `Positions`.
@@ -48,15 +56,15 @@ class Coco:
         channels, bit_depth: of the decoded images, see `visionkit.data.decode.Decoding`.
 
     Attributes:
+        semantic_category_ids: the file's own id of each of `semantic_classes`.
         problems: what was left out, and why.
+        harmless: faults of the file of which the full check alone tells, since nothing here suffers from them.
         notes: what was done that somebody may not expect, one line each.
 
     Raises:
         DataError: the folder, split or a class is not there, the file is not a COCO file, or there are faults and
             `on_error` is "stop".
     """
-
-    semantic_classes: Sequence[str] = ()
 
     def __init__(
         self,
@@ -80,7 +88,8 @@ class Coco:
         self.annotations = find_annotations(self.root, None if division.is_given else split, annotations, "instances")
         index = open_index(self.annotations)
         ids = {name: number for number, name in index.categories.items()}
-        self.classes = choose_classes(tuple(ids), classes, self.annotations)
+        is_stuff = not ids and bool(index.semantic_categories)
+        self.classes = choose_classes(tuple(ids), None if is_stuff else classes, self.annotations)
         self.category_ids: Sequence[int | str] = tuple(ids[name] for name in self.classes)
         found = find_images(self.root, split, index.images, self.annotations)
         found, notes = divided_images(found, division, self.root) if division.is_given else (found, [])
@@ -93,19 +102,28 @@ class Coco:
         self._segmentations: SegmentationTable | None = None
         if index.objects is not None:
             self._keep_objects(index.objects, list(ids), found.rows)
-        self.fields = frozenset(
-            name for name, table in (("boxes", self._objects), ("masks", self._segmentations)) if table is not None
-        )
+        self.semantic_classes: Sequence[str] = ()
+        self.semantic_category_ids: Sequence[int | str] = ()
+        self._semantic: SemanticMaps | None = None
+        if index.semantic is not None:
+            self._keep_semantic(index.semantic, index.semantic_categories, classes if is_stuff else None, found.rows)
+        parts = {"boxes": self._objects, "masks": self._segmentations, "semantic": self._semantic}
+        self.fields = frozenset(name for name, part in parts.items() if part is not None)
+        of_maps = [*index.semantic_categories]
+        categories = {"categories": [*ids.values()] or of_maps, "semantic_categories": of_maps}
+        # What `fix` wrote has the ids of predictions.json, be they 0, as YOLO's first class.
+        self.harmless = [] if index.is_export else harmless_ids(self.annotations, index.images, found.rows, categories)
         settle(self.problems, on_error)
 
     def __len__(self) -> int:
         return len(self.file_names)
 
     def labels(self, index: int) -> Labels:
-        """Boxes, and masks where they are known. `areas` are the file's own, else the mask's, else the box's."""
+        """All that the file tells. `areas` are the file's own, else the mask's, else the box's."""
         height, width = self._sizes[index].tolist()
+        semantic = None if self._semantic is None else self._semantic.map(index, (height, width))
         if self._objects is None:
-            return Labels(size=(height, width))
+            return Labels(size=(height, width), semantic=semantic)
         table, rows = self._objects, self._objects.rows(index)
         boxes, areas = table.boxes[rows].copy(), table.areas[rows].copy()
         masks = self._masks(index, (height, width))
@@ -122,6 +140,7 @@ class Coco:
             ignore=table.ignore[rows].copy(),
             areas=areas,
             masks=masks,
+            semantic=semantic,
         )
 
     def narrowed(self, fields: frozenset[str]) -> Coco:
@@ -129,6 +148,8 @@ class Coco:
         reader = copy(self)
         if "masks" not in fields:
             reader._segmentations = None
+        if "semantic" not in fields:
+            reader._semantic = None
         reader.fields = self.fields & (fields | {"boxes"})
         return reader
 
@@ -146,18 +167,27 @@ class Coco:
         pixels = decode(*self.image_file(index))
         return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
 
-    def polygons(self, index: int) -> list[list[float]]:
-        """Every polygon of image `index`, in pixels, x and y in turn."""
+    def polygons(self, index: int) -> list[tuple[Path, str, list[float]]]:
+        """Every polygon of image `index`: its file, its place there, and x and y in turn, in pixels."""
         if self._segmentations is None or self._objects is None:
             return []
         table, rows = self._segmentations, self._objects.order[self._objects.rows(index)]
-        return [one for row in rows[table.kinds[rows] == POLYGONS].tolist() for one in table.polygons(row)]
+        return [
+            (self.annotations, f"annotations[{row}].segmentation[{number}]", one)
+            for row in rows[table.kinds[rows] == POLYGONS].tolist()
+            for number, one in enumerate(table.polygons(row))
+        ]
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects per class, crowds too."""
         if self._objects is None:
             return np.zeros(len(self.classes), np.int64)
         return self._objects.class_counts(len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        masks = None if self._segmentations is None else vars(self._segmentations)
+        return [self._sizes, self._objects, masks, None if self._semantic is None else self._semantic.label_parts()]
 
     # ------------------------------------------------------------------------------------------------ construction
     def _keep_objects(self, objects: CocoObjects, names: Sequence[str], images: np.ndarray) -> None:
@@ -172,6 +202,19 @@ class Coco:
             if used.unmasked:
                 said = f"objects without a segmentation: {used.unmasked}; the masks of their images are unknown"
                 self.notes.append(said)
+
+    def _keep_semantic(
+        self,
+        pixels: CocoObjects,
+        categories: Mapping[ImageId, str],
+        classes: Sequence[str] | None,
+        images: np.ndarray,
+    ) -> None:
+        maps = semantic_maps(pixels, categories, classes, self.annotations, images=images, sizes=self._sizes)
+        self.semantic_classes, self.semantic_category_ids = maps.classes, maps.category_ids
+        self.problems += maps.problems
+        self.notes += maps.notes
+        self._semantic = maps
 
     def _masks(self, index: int, size: tuple[int, int]) -> tuple[RLE, ...] | None:
         if self._segmentations is None or self._objects is None:

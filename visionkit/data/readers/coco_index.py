@@ -13,17 +13,20 @@ from visionkit.data.flat import Ids, Strings, offsets_of
 from visionkit.data.index_cache import Entry, Stamped, stamp
 from visionkit.data.readers.coco_columns import LARGEST, AnnotationColumns, is_id
 from visionkit.data.readers.coco_faults import Fault, shown
-from visionkit.data.readers.coco_json import ImageRows, Images, check_members, read_categories
+from visionkit.data.readers.coco_json import ImageRows, Images, are_stuff, check_members, read_categories
 from visionkit.data.readers.coco_stream import stream
 from visionkit.data.readers.segmentation import EMPTY, SegmentationTable
 from visionkit.data.validate import Problem
 from visionkit.errors import DataError
 from visionkit.structures import ImageId
 
-_VERSION = 1
+_VERSION = 2
 LEAST_BYTES = 1 << 20
 """Smaller files are read again each time, which takes no longer than looking into a cache."""
 _OBJECTS = ("places", "category", "bbox", "crowd", "ignore", "areas", "offsets")
+_PARTS = ("objects", "semantic")
+MARK = "written by visionkit"
+"""The `info.description` of what `visionkit.data.export_coco` writes."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,10 @@ class ObjectFault:
 
 @dataclass(frozen=True, eq=False)
 class CocoObjects:
-    """The A usable annotations, sorted by image, within an image in the file's order.
+    """The A usable annotations of a list, sorted by image, within an image in the file's order.
 
     Attributes:
+        key: of the list, annotations or semantic_annotations.
         places: (A,) int64, their places in the list, which are also their rows in `segmentations`.
         category: (A,) int32, the number of the category in the file's order.
         bbox: (A, 4) float64 [x, y, width, height], finite, sides above 0; not yet clipped to the image.
@@ -53,6 +57,7 @@ class CocoObjects:
         lacking: how many annotations lack `area` and `iscrowd`, and how many there are.
     """
 
+    key: str
     places: np.ndarray
     category: np.ndarray
     bbox: np.ndarray
@@ -72,12 +77,19 @@ class CocoIndex:
     Attributes:
         categories: the class name of each category id, in the file's order.
         images: the usable ones.
-        objects: None where the file has no list `annotations`.
+        objects: None where the file has no list `annotations`, or all its categories are stuff.
+        semantic_categories: those of the semantic maps.
+        semantic: the pixels of a class in an image, one annotation each: the list `annotations` where all categories
+            are stuff (isthing: 0), as in COCO's stuff files; else `semantic_annotations`, where there is such a list.
+        is_export: `visionkit.data.export_coco` has written the file.
     """
 
     categories: Mapping[ImageId, str]
     images: Images
     objects: CocoObjects | None
+    semantic_categories: Mapping[ImageId, str]
+    semantic: CocoObjects | None
+    is_export: bool
 
 
 def open_index(file: Path) -> CocoIndex:
@@ -111,17 +123,28 @@ def build_index(file: Path) -> tuple[CocoIndex, str]:
     Raises:
         DataError: it cannot be read, or is no COCO annotation file.
     """
-    images, annotations = ImageRows(file), AnnotationColumns()
-    members, digest = stream(file, {"images": images.take, "annotations": annotations.take})
+    images = ImageRows(file)
+    lists = {"annotations": AnnotationColumns(), "semantic_annotations": AnnotationColumns()}
+    takers = {"images": images.take} | {key: columns.take for key, columns in lists.items()}
+    members, digest = stream(file, takers)
     check_members(members, file)
-    categories = read_categories(members["categories"], file)
     usable = images.finish()
-    objects = _objects(annotations, usable, list(categories)) if "annotations" in members else None
-    return CocoIndex(categories, usable, objects), digest
+
+    def read(key: str, categories: Mapping[ImageId, str]) -> CocoObjects | None:
+        return _objects(key, lists[key], usable, list(categories)) if key in members else None
+
+    info = members.get("info")
+    is_export = isinstance(info, dict) and info.get("description") == MARK
+    categories = read_categories(members["categories"], file)
+    if are_stuff(members["categories"]):
+        return CocoIndex({}, usable, None, categories, read("annotations", categories), is_export), digest
+    semantic = read_categories(members.get("semantic_categories", []), file, "semantic_categories")
+    objects = read("annotations", categories)
+    return CocoIndex(categories, usable, objects, semantic, read("semantic_annotations", semantic), is_export), digest
 
 
 # ----------------------------------------------------------------------------------------------------------- judging
-def _objects(columns: AnnotationColumns, images: Images, categories: Sequence[ImageId]) -> CocoObjects:
+def _objects(key: str, columns: AnnotationColumns, images: Images, categories: Sequence[ImageId]) -> CocoObjects:
     told = columns.arrays()
     segmentations = SegmentationTable(**columns.segmentations.arrays())
     owners, known = _places_of(told["image_ids"], 1, columns.odd, list(images.ids), images.known)
@@ -130,9 +153,9 @@ def _objects(columns: AnnotationColumns, images: Images, categories: Sequence[Im
     faults = dict(columns.faults)
     for place in np.flatnonzero(mine & ~(known & has_category)).tolist():
         if place not in faults or faults[place].key:  # what is not an object has no ids either
-            faults[place] = _reference_fault(columns, told, place, bool(known[place]))
+            faults[place] = _reference_fault(key, columns, told, place, bool(known[place]))
     usable = mine & known & has_category
-    kept = _judge_ids(columns.odd, told["ids"], usable, faults)
+    kept = _judge_ids(key, columns.odd, told["ids"], usable, faults)
     for judge in (_judge_boxes, _judge_areas):
         judge(told, usable, faults)
     if (segmentations.kinds > EMPTY).any():
@@ -148,6 +171,7 @@ def _objects(columns: AnnotationColumns, images: Images, categories: Sequence[Im
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(owners[rows], kind="stable")]
     return CocoObjects(
+        key=key,
         places=rows,
         category=category[rows].astype(np.int32),
         bbox=told["bbox"][rows],
@@ -186,15 +210,17 @@ def _places_of(
     return result, is_known
 
 
-def _reference_fault(columns: AnnotationColumns, told: Mapping[str, np.ndarray], place: int, has_image: bool) -> Fault:
+def _reference_fault(
+    of: str, columns: AnnotationColumns, told: Mapping[str, np.ndarray], place: int, has_image: bool
+) -> Fault:
     key, which, what = ("category_id", 2, "category") if has_image else ("image_id", 1, "image")
     number = columns.odd[place][which] if place in columns.odd else int(told[f"{key}s"][place])
-    listed_in = {"category": "categories", "image": "images"}[what]
+    listed_in = of.replace("annotations", "categories") if has_image else "images"
     return Fault(key, f"{what}-unknown", f"{shown(number)} is not in {listed_in}")
 
 
 def _judge_ids(
-    odd: Mapping[int, Sequence[Any]], ids: np.ndarray, usable: np.ndarray, faults: dict[int, Fault]
+    key: str, odd: Mapping[int, Sequence[Any]], ids: np.ndarray, usable: np.ndarray, faults: dict[int, Fault]
 ) -> dict[int, Fault]:
     """Note the annotations whose id another one has; return the faults of ids that do no harm to what they number."""
     kept: dict[int, Fault] = {}
@@ -204,7 +230,7 @@ def _judge_ids(
     values = ids[order]
     firsts = np.maximum.accumulate(np.where(np.diff(values, prepend=values[:1] - 1) != 0, np.arange(len(values)), 0))
     for at in np.flatnonzero(firsts != np.arange(len(values))).tolist():
-        faults.setdefault(int(order[at]), _same_id(int(values[at]), int(order[firsts[at]])))
+        faults.setdefault(int(order[at]), _same_id(key, int(values[at]), int(order[firsts[at]])))
     for place in order[values == 0][:1].tolist():
         kept[place] = Fault("id", "id-zero", "0 is no match to COCO's tools, which then count the object as missed",
                             "number annotations from 1")  # fmt: skip
@@ -212,7 +238,7 @@ def _judge_ids(
     texts = [place for place, row in sorted(odd.items()) if isinstance(row[0], str) and usable[place]]
     for place in texts:
         if seen.setdefault(odd[place][0], place) != place:
-            faults.setdefault(place, _same_id(odd[place][0], seen[odd[place][0]]))
+            faults.setdefault(place, _same_id(key, odd[place][0], seen[odd[place][0]]))
     if texts:
         also = f" (and so are those of {len(texts) - 1} more)" if len(texts) > 1 else ""
         what = f"{shown(odd[texts[0]][0])} is a string{also}"
@@ -223,8 +249,8 @@ def _judge_ids(
     return kept
 
 
-def _same_id(number: ImageId, first: int) -> Fault:
-    return Fault("id", "id-duplicate", f"{shown(number)} is that of annotations[{first}] already", "renumber it")
+def _same_id(key: str, number: ImageId, first: int) -> Fault:
+    return Fault("id", "id-duplicate", f"{shown(number)} is that of {key}[{first}] already", "renumber it")
 
 
 def _judge_boxes(told: Mapping[str, np.ndarray], usable: np.ndarray, faults: dict[int, Fault]) -> None:
@@ -263,9 +289,11 @@ def neat(value: float) -> float | int:
 
 # ----------------------------------------------------------------------------------------------------------- storing
 def _packed(index: CocoIndex) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    images, objects = index.images, index.objects
+    images = index.images
     header: dict[str, Any] = {
         "categories": list(index.categories.items()),
+        "semantic_categories": list(index.semantic_categories.items()),
+        "is_export": index.is_export,
         "problems": [{**asdict(problem), "file": ""} for problem in images.problems],
     }
     arrays = {
@@ -278,11 +306,13 @@ def _packed(index: CocoIndex) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "image.names": images.names.data,
         "image.name_ends": images.names.offsets,
     }
-    if objects is not None:
-        header["faults"] = [asdict(one) for one in objects.faults]
-        header["lacking"] = dict(objects.lacking)
-        arrays |= {f"object.{name}": getattr(objects, name) for name in _OBJECTS}
-        arrays |= {f"mask.{name}": array for name, array in vars(objects.segmentations).items()}
+    for part in _PARTS:
+        objects: CocoObjects | None = getattr(index, part)
+        if objects is not None:
+            faults = [asdict(one) for one in objects.faults]
+            header[part] = {"key": objects.key, "faults": faults, "lacking": dict(objects.lacking)}
+            arrays |= {f"{part}.{name}": getattr(objects, name) for name in _OBJECTS}
+            arrays |= {f"{part} mask.{name}": array for name, array in vars(objects.segmentations).items()}
     return header, arrays
 
 
@@ -302,12 +332,24 @@ def _unpacked(entry: Entry, file: Path) -> CocoIndex:
         known=frozenset(),
         problems=[Problem(**{**problem, "file": str(file)}) for problem in header["problems"]],
     )
-    objects = None
-    if "faults" in header:
-        objects = CocoObjects(
-            **part("object"),
-            segmentations=SegmentationTable(**part("mask")),
-            faults=[ObjectFault(**{**one, "fault": Fault(**one["fault"])}) for one in header["faults"]],
-            lacking=header["lacking"],
+
+    def objects(name: str) -> CocoObjects | None:
+        if name not in header:
+            return None
+        return CocoObjects(
+            **part(name),
+            segmentations=SegmentationTable(**part(f"{name} mask")),
+            key=header[name]["key"],
+            faults=[ObjectFault(**{**one, "fault": Fault(**one["fault"])}) for one in header[name]["faults"]],
+            lacking=header[name]["lacking"],
         )
-    return CocoIndex(dict(header["categories"]), images, objects)
+
+    semantic = dict(header["semantic_categories"])
+    parts = {name: objects(name) for name in _PARTS}
+    return CocoIndex(
+        dict(header["categories"]),
+        images,
+        semantic_categories=semantic,
+        is_export=header["is_export"],
+        **parts,
+    )

@@ -17,17 +17,18 @@ from visionkit.data.validate import Problem, refusal
 from visionkit.errors import DataError
 from visionkit.structures import ImageId
 
-LISTS = ("images", "categories", "annotations")
+LISTS = ("images", "categories", "annotations", "semantic_annotations", "semantic_categories")
+_OPTIONAL = LISTS[2:]
 
 
 def check_members(members: Mapping[str, Any], file: Path) -> None:
-    """Refuse a file without the lists `images` and `categories`, or whose `annotations` is no list.
+    """Refuse a file without the lists `images` and `categories`, or one of whose other lists is none.
 
     Raises:
         DataError: it is no COCO annotation file.
     """
     for key in LISTS:
-        if key not in members and key == "annotations":
+        if key not in members and key in _OPTIONAL:
             continue
         if not isinstance(members.get(key), list):
             fault = f"'{key}' is not a list" if key in members else f"no list '{key}'"
@@ -35,8 +36,13 @@ def check_members(members: Mapping[str, Any], file: Path) -> None:
             raise refusal(Problem(str(file), "", fault, mend, rule="file-format"))
 
 
-def read_categories(rows: Sequence[Any], file: Path) -> dict[ImageId, str]:
-    """Return the class name of each category id, in the file's order.
+def are_stuff(rows: Sequence[Any]) -> bool:
+    """Whether categories say that all of them are stuff (isthing: 0): regions of pixels, no objects."""
+    return len(rows) > 0 and all(isinstance(row, dict) and row.get("isthing") == 0 for row in rows)
+
+
+def read_categories(rows: Sequence[Any], file: Path, key: str = "categories") -> dict[ImageId, str]:
+    """Return the class name of each category id, in the file's order. key: of the list.
 
     Raises:
         DataError: an id or a name is missing or stands there twice. Nothing can be left out here: annotations refer
@@ -44,7 +50,7 @@ def read_categories(rows: Sequence[Any], file: Path) -> dict[ImageId, str]:
     """
     names: dict[ImageId, str] = {}
     for i, row in enumerate(rows):
-        where = f"categories[{i}]"
+        where = f"{key}[{i}]"
         if not isinstance(row, dict) or not is_id(row.get("id")):
             raise _refusal(file, f"{where}.id", "id-invalid", "a whole number or a string is wanted", "correct it")
         name, number = row.get("name"), row["id"]

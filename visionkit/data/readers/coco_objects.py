@@ -65,7 +65,7 @@ def use_objects(
     if _look_like_corners(objects.bbox[rows], corners, of_image):
         fault = f"all {len(rows)} boxes fit their images as two corners, and many do not as [x, y, width, height]"
         mend = "these look like xyxy, not xywh: write width and height in place of the second corner"
-        problems.append(Problem(str(file), "annotations", fault, mend, rule="box-xyxy"))
+        problems.append(Problem(str(file), objects.key, fault, mend, rule="box-xyxy"))
         rows = rows[:0]
         corners, of_image = corners[:0], of_image[:0]
     boxes, clipped, outside = fit_boxes(corners, of_image)
@@ -78,7 +78,7 @@ def use_objects(
     for i, (rule, said) in objects.segmentations.faults(places, of_image).items():
         faults.setdefault(int(places[i]), Fault("segmentation", rule, said))
     told = sorted([*faults.items(), *remarks.items()], key=lambda pair: pair[0])
-    problems = [fault.problem(file, f"annotations[{place}]") for place, fault in told] + problems
+    problems = [fault.problem(file, f"{objects.key}[{place}]") for place, fault in told] + problems
     if faults:
         good = ~np.isin(places, list(faults))
         rows, boxes, clipped, places = rows[good], boxes[good], clipped[good], places[good]
@@ -99,7 +99,7 @@ def _lacking(objects: CocoObjects, file: Path) -> list[Problem]:
     """Warnings, one each, of annotations without `area` or `iscrowd`."""
     used = {"area": "the area of the mask or the box is taken", "iscrowd": "none of them is taken for a crowd"}
     return [
-        Problem(str(file), "annotations", f"{objects.lacking[key]} of {objects.lacking['of']} lack '{key}'",
+        Problem(str(file), objects.key, f"{objects.lacking[key]} of {objects.lacking['of']} lack '{key}'",
                 f"{what}; add it for other tools", rule=f"{key}-missing", warning=True)
         for key, what in used.items()
         if objects.lacking[key]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visionkit.errors import DataError
+from visionkit.plain_files import check_regular
 
 _CHUNK = 4096
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -30,6 +31,7 @@ def stream(file: Path, lists: Mapping[str, Take]) -> tuple[dict[str, Any], str]:
         DataError: the file cannot be read, is not JSON, is not an object, or has one of `lists` twice.
     """
     try:
+        check_regular(file)
         content = file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         text = content.decode(json.detect_encoding(content), "surrogatepass")

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -150,6 +151,10 @@ class Csv:
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects, or labelled images, per class."""
         return self._objects.class_counts(len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self._sizes, self._objects]
 
     # ------------------------------------------------------------------------------------------------ construction
     def _of_split(

@@ -13,6 +13,7 @@ from visionkit.data.readers.objects import Box
 from visionkit.data.readers.splits import USUAL_SPLITS, unknown_split
 from visionkit.data.validate import Problem, refusal
 from visionkit.errors import ConfigError, DataError, did_you_mean, listed
+from visionkit.plain_files import check_regular
 
 SIDES = ("x1", "y1", "x2", "y2")
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -100,6 +101,7 @@ def _any(pattern: str) -> str:
 def has_boxes(file: Path) -> bool | None:
     """Return whether the first row tells of columns for boxes; None where it is of no use as labels."""
     try:
+        check_regular(file)
         with file.open(encoding="utf-8-sig") as text:
             first = next((line for line in text if line.strip()), "")
         cells = next(csv.reader([first], delimiter=max(",;\t", key=first.count)), [])
@@ -121,6 +123,7 @@ def read_rows(file: Path, columns: Columns | None, split: str = "") -> tuple[lis
         ConfigError: `columns` names no file or label.
     """
     try:
+        check_regular(file)
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
         problem = Problem(str(file), "", f"cannot be read ({fault})", "save it as UTF-8 text", "file-unreadable")

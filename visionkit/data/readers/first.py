@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from visionkit.data.cache import image_file, prepare
+from visionkit.data.fingerprint import parts_of
 from visionkit.data.recent import narrowed
 from visionkit.interfaces import Reader
 from visionkit.structures import Decoding, Labels, Sample
@@ -37,6 +39,10 @@ class First:
     def prepare(self, count: int | None = None) -> None:
         """Let the reader make its first images, where it makes them."""
         prepare(self.reader, len(self) if count is None else min(count, len(self)))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return parts_of(self.reader)
 
     def read(self, index: int) -> Sample:
         """Image and labels in original pixels."""

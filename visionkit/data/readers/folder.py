@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,10 @@ class Folder:
     def class_counts(self) -> np.ndarray:
         """(C,) int64: images per class."""
         return np.bincount(self._labels, minlength=len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self._sizes, self._labels]
 
     def _keep(self, names: list[str], depth: int) -> None:
         label_of = {name: label for label, name in enumerate(self.classes)}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from visionkit.data.cache import image_file
+from visionkit.data.fingerprint import parts_of
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.recent import narrowed
 from visionkit.data.validate import Problem, class_counts
@@ -116,6 +117,10 @@ class Joined:
         """(C,) int64: objects (or whole images) per class, None where no reader can tell."""
         counts = [class_counts(reader) for reader in self.readers if len(reader.classes)]
         return next((one for one in counts if one is not None), None)
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self._rows, [parts_of(reader) for reader in self.readers]]
 
     def _merged(self, index: int, labels: Labels) -> Labels:
         for reader, place in zip(self.readers[1:], self._rows[index].tolist()[1:], strict=True):

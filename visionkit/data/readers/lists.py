@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from visionkit.data.decode import IMAGE_SUFFIXES
 from visionkit.data.validate import Problem
 from visionkit.errors import DataError, listed
+from visionkit.plain_files import check_regular
 
 _MEND = "correct the line, or remove it"
 
@@ -51,6 +52,7 @@ def numbered_lines(file: Path) -> list[tuple[int, str]]:
         DataError: the file cannot be read.
     """
     try:
+        check_regular(file)
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as fault:
         raise DataError(

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from visionkit.data.decode import decode
+from visionkit.data.fingerprint import LabelFiles
 from visionkit.data.readers.mask_files import ValueMap, instances, mask_faults, read_values
 from visionkit.data.readers.mask_objects import ImageObjects, MaskTable, make_mask_table, plain_objects
 from visionkit.data.readers.mask_pairs import find_mask_pairs
@@ -156,6 +158,11 @@ class Masks:
         if self._objects is None:
             return np.zeros(0, np.int64)
         return self._objects.objects.class_counts(len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        files = LabelFiles(self.root, self.mask_names) if self._objects is None else None
+        return [self._sizes, self._objects, files]
 
     # ------------------------------------------------------------------------------------------------ construction
     def _leave_out(self, faults: Mapping[int, DataError]) -> None:

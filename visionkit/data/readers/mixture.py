@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from visionkit.data.cache import image_file, prepare
+from visionkit.data.fingerprint import parts_of
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.validate import class_counts
 from visionkit.errors import ConfigError, did_you_mean
@@ -111,6 +112,10 @@ class Mixture:
                 return None
             total[own.rows] += counts if len(own.rows) else 0
         return total
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [parts_of(reader) for reader in self.readers]
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

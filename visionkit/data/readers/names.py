@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from visionkit import plain_files
 from visionkit.errors import ConfigError, DataError, UserError
 
 Names = Sequence[str] | Mapping[str, Any] | Mapping[int, str] | str
@@ -62,6 +61,7 @@ def read_names(file: Path) -> Sequence[str] | Mapping[int, str] | None:
     """
     if file.suffix.lower() not in (".yaml", ".yml"):
         try:
+            plain_files.check_regular(file)
             return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as fault:
             raise DataError(
@@ -83,10 +83,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
         DataError: it cannot be read, or holds something else.
     """
     try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
-        reason = " ".join(str(fault).split())
-        raise DataError(f"{file}: cannot be read ({reason}); correct the YAML", rule="file-unreadable") from None
+        document = plain_files.read_yaml(file)
+    except plain_files.Unreadable as fault:
+        raise DataError(f"{file}: cannot be read ({fault}); correct the YAML", rule="file-unreadable") from None
     if not isinstance(document, dict):
         raise DataError(f"{file}: no mapping; write one such as names: [cat, dog]", rule="file-format")
     return document

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
+from visionkit.data.fingerprint import LabelFiles
 from visionkit.data.flat import Strings
 from visionkit.data.readers.coco_files import find_annotations, find_images
+from visionkit.data.readers.coco_ids import harmless_ids
 from visionkit.data.readers.coco_json import ImageRows, Images, check_members, read_categories
 from visionkit.data.readers.coco_stream import stream
 from visionkit.data.readers.mask_files import read_colours
@@ -47,6 +50,7 @@ class CocoPanoptic:
     Attributes:
         semantic_category_ids: the file's own id of each of `semantic_classes`.
         problems: what was left out, and why.
+        harmless: as `Coco` has them.
         notes: what was done that somebody may not expect, one line each.
 
     Raises:
@@ -97,6 +101,7 @@ class CocoPanoptic:
         self._segments, found, problems = entries.finish(usable, list(categories))
         self.problems += [*usable.problems, *problems]
         self._keep_images(usable, found)
+        self.harmless = harmless_ids(self.annotations, usable, self._rows, {"categories": [*categories]})
         self.notes = left_out("objects", self._unlisted(things))
         settle(self.problems, on_error)
 
@@ -151,6 +156,11 @@ class CocoPanoptic:
         counts = self._counts()
         return np.array([counts[name] for name in self.classes], np.int64)
 
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        names = [self._segments.file_names[entry] for entry in self._entries.tolist()]
+        return [self._sizes, self._entries, self._segments, LabelFiles(self._mask_folder, names)]
+
     # ------------------------------------------------------------------------------------------------ construction
     def _keep_images(self, images: Images, entry_of: Mapping[ImageId, int | None]) -> None:
         """Keep the images that are there and have an entry with a PNG of their size."""
@@ -185,6 +195,7 @@ class CocoPanoptic:
         rows, self._entries = np.array(kept, np.int64).reshape(-1, 2).T
         self._sizes = found.sizes[rows]
         self.image_ids: Sequence[ImageId] = ids.take(rows)
+        self._rows = found.rows[rows]
         self.file_names: Sequence[str] = Strings.of(found.names[row] for row in rows.tolist())
 
     def _counts(self) -> Counter[str]:

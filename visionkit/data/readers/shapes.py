@@ -19,12 +19,15 @@ from typing import Any
 import cv2
 import numpy as np
 
+from visionkit.data.cache_room import note_use, prune
 from visionkit.data.scene_objects import Knobs
 from visionkit.data.scenes import GENERATOR_VERSION, SPLITS, STUFF, THINGS, render_scene
 from visionkit.errors import DataError, did_you_mean, listed
 from visionkit.structures import LABEL_FIELDS, Labels, Sample
 
 _MEMORY_BYTES = 256 * 2**20
+_MOST_BYTES = 8 << 30
+"""The most that all drawn scenes take in the cache folder; those drawn or read longest ago then make room."""
 _MAGIC = b"visionkit-scene\n"
 _MOST_PROCESSES = 8
 _WORTH_A_PROCESS = 32
@@ -121,6 +124,8 @@ class Shapes:
         wanted = range(len(self) if count is None else min(count, len(self)))
         there = set() if self.folder is None else {path.name for path in self.folder.glob("*.scene")}
         missing = [index for index in wanted if index not in self._memory and _file_name(index) not in there]
+        if missing and self.folder is not None:
+            prune(self.folder.parents[2], "shapes/*/*/*.scene", above=_MOST_BYTES, down_to=_MOST_BYTES)
         processes = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if sys.platform == "linux" else 1
         if processes == 1 or len(missing) < _WORTH_A_PROCESS or self.folder is None:
             for index in missing:
@@ -129,6 +134,10 @@ class Shapes:
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(processes, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
             list(pool.map(self._draw, missing, chunksize=8))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self._key(), self.split]
 
     def _draw(self, index: int) -> None:
         self._stored(index)
@@ -157,8 +166,10 @@ class Shapes:
         """Read a scene from the folder; draw it, and leave it there, where it is missing or damaged."""
         if self.folder is not None:
             try:
-                packed = (self.folder / _file_name(index)).read_bytes()
+                file = self.folder / _file_name(index)
+                packed = file.read_bytes()
                 if _intact(packed):
+                    note_use(self.folder.parents[2], file)
                     return packed
             except OSError:
                 pass

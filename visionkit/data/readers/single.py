@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from visionkit.data.cache import image_file, prepare
+from visionkit.data.fingerprint import parts_of
 from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.validate import class_counts
 from visionkit.errors import ConfigError, DataError, did_you_mean
@@ -72,6 +74,10 @@ class SingleObject:
     def class_counts(self) -> np.ndarray | None:
         """(C,) int64: objects per class, all of them, where the reader can tell."""
         return class_counts(self.reader)
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self.box, parts_of(self.reader)]
 
     def _with_box(self, index: int, labels: Labels) -> Labels:
         place = self._place(index, labels)

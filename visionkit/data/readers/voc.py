@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from visionkit.data.decode import IMAGE_SUFFIXES, decode
+from visionkit.data.fingerprint import LabelFiles
 from visionkit.data.readers.lists import numbered_lines
 from visionkit.data.readers.mask_files import mask_faults
 from visionkit.data.readers.mask_objects import ImageObjects, MaskTable, make_mask_table
@@ -179,6 +181,11 @@ class Voc:
         """(C,) int64: objects per class, difficult ones too; (0,) for semantic maps alone."""
         table = self._objects.objects if self._objects is not None else self._boxes
         return np.zeros(0, np.int64) if table is None else table.class_counts(len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        masks = [class_mask(name) for name in self._names_kept] if "semantic" in self.fields else []
+        return [self._sizes, self._boxes, self._objects, LabelFiles(self.root, masks)]
 
     # --------------------------------------------------------------------------------------------- names and classes
     def _annotations(self) -> Path | None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from visionkit.data.readers.objects import Box
 from visionkit.data.validate import Problem
+from visionkit.plain_files import check_regular
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -41,6 +42,7 @@ class VocRecord:
 def parse_voc(file: Path) -> VocRecord:
     """Read one annotation file; what is wrong with it, or with single objects, stands in the record."""
     try:
+        check_regular(file)
         data = file.read_bytes()
     except FileNotFoundError:
         fault, mend = "no such annotation file", "restore it, or take the name out of the split"

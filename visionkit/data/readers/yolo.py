@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.data.decode import decode
+from visionkit.data.flat import Strings
 from visionkit.data.readers.names import Names, class_numbers
 from visionkit.data.readers.objects import make_table
 from visionkit.data.readers.segmentation import to_rle
@@ -136,14 +138,23 @@ class Yolo:
         pixels = decode(self.path(index), self.decoding)
         return Sample(pixels, self.labels(index), self.image_ids[index], self.file_names[index])
 
-    def polygons(self, index: int) -> list[list[float]]:
-        """Every polygon of image `index`, in pixels, x and y in turn."""
-        own = self._polygons[self._objects.rows(index)]
-        return [polygon.tolist() for polygon in own if polygon is not None]
+    def polygons(self, index: int) -> list[tuple[Path, str, list[float]]]:
+        """Every polygon of image `index`: its file, its place there, and x and y in turn, in pixels."""
+        rows = self._objects.rows(index)
+        own = zip(self._polygons[rows], self._lines[rows].tolist(), strict=True)
+        return [
+            (Path(self._label_files[index]), f"line {line}", polygon.tolist())
+            for polygon, line in own
+            if polygon is not None
+        ]
 
     def class_counts(self) -> np.ndarray:
         """(C,) int64: objects per class."""
         return self._objects.class_counts(len(self.classes))
+
+    def label_parts(self) -> list[Any]:
+        """What `labels` are made of (`visionkit.data.fingerprint`)."""
+        return [self._sizes, self._objects, self._polygons]
 
     # ------------------------------------------------------------------------------------------------ construction
     def _keep(self, pairs: Mapping[str, Path], name_of: Mapping[int, str], unlabelled: str) -> None:
@@ -176,6 +187,7 @@ class Yolo:
         self.notes += left_out("objects", unlisted) + clipped_boxes(sum(thing.was_clipped for thing in things))
         self.image_ids = [kept[row] + 1 for row in taken]
         self.file_names = [images[kept[row]] for row in taken]
+        self._label_files = Strings.of(str(pairs[name]) for name in self.file_names)
         self._sizes = sizes[taken]
         self._objects = make_table(
             len(self),
@@ -185,6 +197,7 @@ class Yolo:
             ignore=[False] * len(things),
         )
         self._polygons = [things[place].polygon for place in self._objects.order.tolist()]
+        self._lines = np.array([things[place].line for place in self._objects.order.tolist()], np.int64)
         with_polygon = sum(polygon is not None for polygon in self._polygons)
         self.fields = frozenset({"boxes", "masks"} if with_polygon else {"boxes"})
         if 0 < with_polygon < len(things):

@@ -34,8 +34,9 @@ _NEAR = 0.01
 
 @dataclass(frozen=True)
 class Thing:
-    """One line: a class name, the box in pixels, and the polygon (2P,) float32 in pixels, if it is one."""
+    """A line (from 1): a class name, the box in pixels, and the polygon (2P,) float32 in pixels, if it is one."""
 
+    line: int
     name: str
     box: Box
     polygon: np.ndarray | None
@@ -194,7 +195,7 @@ def read_label_file(file: Path, size: tuple[int, int], name_of: Mapping[int, str
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        thing = _thing(line.split(), size, name_of)
+        thing = _thing(number, line.split(), size, name_of)
         if isinstance(thing, Thing):
             things.append(thing)
         else:
@@ -203,7 +204,9 @@ def read_label_file(file: Path, size: tuple[int, int], name_of: Mapping[int, str
     return things, problems
 
 
-def _thing(words: Sequence[str], size: tuple[int, int], name_of: Mapping[int, str]) -> Thing | tuple[str, str]:
+def _thing(
+    line: int, words: Sequence[str], size: tuple[int, int], name_of: Mapping[int, str]
+) -> Thing | tuple[str, str]:
     """The object, or the code of the rule that the line breaks and what is wrong."""
     try:
         values = np.array([float(word) for word in words])
@@ -233,7 +236,7 @@ def _thing(words: Sequence[str], size: tuple[int, int], name_of: Mapping[int, st
     fitted = fit_box(own, size)
     if isinstance(fitted, str):
         return box_rule(own), f"{fitted}: {' '.join(words)[:60]}"
-    return Thing(name_of[int(values[0])], fitted[0], polygon, fitted[1])
+    return Thing(line, name_of[int(values[0])], fitted[0], polygon, fitted[1])
 
 
 def _count_rule(count: int) -> str:
