@@ -16,10 +16,23 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from visionkit.errors import CheckpointError, ConfigError, did_you_mean, listed
+from visionkit.errors import CheckpointError, ConfigError, did_you_mean, listed, printable
 
+PARTS = (
+    "visionkit.backbones",
+    "visionkit.data.readers",
+    "visionkit.heads",
+    "visionkit.necks",
+    "visionkit.preprocess",
+)
+"""The packages of visionkit whose public classes a file may name."""
 _MARKS = ("_target_", "_partial_")
 _SCALARS = (bool, int, float, str)
+_NOT_FROM_FILES = {
+    "weights": "names what is opened or fetched, and a checkpoint has weights of its own",
+    "cache_folder": "names a folder that is written to; set VISIONKIT_CACHE instead",
+}
+"""Arguments of `PARTS` that only the user may give."""
 
 
 def build(node: Any, /, *args: Any, allow: Sequence[str] | None = None, **kwargs: Any) -> Any:
@@ -32,12 +45,12 @@ def build(node: Any, /, *args: Any, allow: Sequence[str] | None = None, **kwargs
         *args: further arguments of the outermost target, handed over as they are.
         **kwargs: the same; they win over the node's own.
         allow: None: any importable target (the user's own configuration). A sequence: the fence for a configuration
-            that came with a file. Only public classes of visionkit, and what belongs to the packages named, are made;
+            that came with a file. Only the public classes of `PARTS`, and what belongs to the packages named, are made;
             every target is looked up before the first is called.
 
     Raises:
         ConfigError: a target does not exist.
-        CheckpointError: a target lies outside the fence.
+        CheckpointError: a target lies outside the fence, or has an argument that a file may not give.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     found = _looked_up(plain, "", allow)
@@ -115,29 +128,36 @@ def locate(path: Any) -> Any:
 def locate_fenced(path: Any, allow: Sequence[str] = ()) -> Any:
     """Return the callable at a dotted path that a file has asked for, if it lies inside the fence.
 
-    The path must be a module and a name in it. Inside visionkit the name must be in the module's `__all__` and be a
-    class that visionkit defines; in the packages of `allow` it must be defined by that package.
+    The path must be a module and a name in it. Inside visionkit the module must be one of `PARTS`, and the name be in
+    its `__all__` and be a class that visionkit defines; in the packages of `allow` it must be defined by that package.
 
     Raises:
         CheckpointError: it lies outside. Nothing outside has been imported then.
     """
     module_name, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    package = next((one for one in ("visionkit", *allow) if _inside(module_name, one)), None)
-    mend = f"load it with allow=['{str(path).partition('.')[0]}'] if you trust its code"
+    shown = printable(str(path)[:200])
+    own = _inside(module_name, "visionkit")
+    package = "visionkit" if own else next((one for one in allow if _inside(module_name, one)), None)
     if package is None:
-        raise CheckpointError(f"_target_={path}: a checkpoint may only name parts of visionkit; {mend}")
+        mend = f"load it with allow=['{shown.partition('.')[0]}'] if you trust its code"
+        raise CheckpointError(f"_target_={shown}: a checkpoint may only name parts of visionkit; {mend}")
+    refused = CheckpointError(f"_target_={shown}: this is not a part that a checkpoint may name ({_named(package)})")
+    if own and module_name not in PARTS:
+        raise refused
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise CheckpointError(f"_target_={path}: there is no module '{module_name}' ({error})") from error
+        raise CheckpointError(f"_target_={shown}: there is no module '{module_name}' ({error})") from error
     found = getattr(module, name, None)
     at_home = _inside(str(getattr(found, "__module__", "")), package)
-    public = name in getattr(module, "__all__", ())
-    if not callable(found) or not at_home or (package == "visionkit" and not (public and inspect.isclass(found))):
-        raise CheckpointError(
-            f"_target_={path}: this is not a part that a checkpoint may name (a public class of {package})"
-        )
+    if not callable(found) or not at_home or (own and not (name in module.__all__ and inspect.isclass(found))):
+        raise refused
     return found
+
+
+def _named(package: str) -> str:
+    """What may be named of a package, in words."""
+    return f"a public class of {listed(PARTS)}" if package == "visionkit" else f"what {package} defines"
 
 
 @dataclass(frozen=True)
@@ -159,6 +179,11 @@ def _looked_up(node: Any, path: str, allow: Sequence[str] | None) -> Any:
             raise ConfigError(f"{path.lstrip('.')}: only {listed(_MARKS)} are known, not {listed(unknown)}")
         target = locate(node["_target_"]) if allow is None else locate_fenced(node["_target_"], allow)
         arguments = {key: value for key, value in items.items() if key not in _MARKS}
+        if allow is not None and _inside(target.__module__, "visionkit"):
+            for key, why in _NOT_FROM_FILES.items():
+                if isinstance(arguments.get(key), str):
+                    where = f"{path}.{key}".lstrip(".")
+                    raise CheckpointError(f"{where}: a checkpoint may not give this argument, which {why}")
         return _Call(target, bool(node.get("_partial_", False)), arguments)
     if isinstance(node, list | tuple):
         return [_looked_up(value, f"{path}[{i}]", allow) for i, value in enumerate(node)]
