@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -108,6 +110,37 @@ def test_predict_gives_each_heads_prediction_of_each_image():
         assert isinstance(one["detection"], Detections)
         assert isinstance(one["classification"], Classification)
     assert found[1]["detection"].boxes[:, 3].max(initial=0) <= 32
+
+
+class _Watched(torch.nn.Module):
+    """A head that writes down when it is asked and when it answers; `early`: it can be asked beforehand."""
+
+    def __init__(self, name, early, log):
+        super().__init__()
+        self.name, self.log = name, log
+        self.levels, self.needs, self.classes = ("c5",), frozenset({"class_scores"}), ("x",)
+        if early:
+            self.start_finish = lambda decoded, geometries: log.append(f"{name} asked") or partial(self.finish, decoded)
+
+    def forward(self, features, sizes):
+        return features["c5"]
+
+    def decode(self, raw, sizes):
+        return {"scores": raw}
+
+    def finish(self, decoded, geometries=()):
+        self.log.append(f"{self.name} answers")
+        return [self.name + str(i) for i in range(len(decoded["scores"]))]
+
+
+def test_every_head_is_asked_before_one_is_waited_for():
+    log = []
+    backbone, _, _ = parts()
+    heads = {name: _Watched(name, early, log) for name, early in (("a", True), ("b", False), ("c", True))}
+    model = VisionModel(backbone, None, heads, preprocess=Preprocess(SIZE)).eval()
+    found = model.predict(images(), torch.tensor([SIZE] * 2), [Geometry(SIZE, SIZE, (1.0, 1.0))] * 2)
+    assert log == ["a asked", "c asked", "a answers", "b answers", "c answers"]
+    assert found == [{"a": "a0", "b": "b0", "c": "c0"}, {"a": "a1", "b": "b1", "c": "c1"}]
 
 
 def test_predict_in_training_mode_is_refused():

@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from visionkit.predictions import Classification, Detections
-from visionkit.structures import Batch, Geometry, Labels, Sample, Targets
+from visionkit.structures import Batch, Geometry, Labels, Sample, Targets, boxes_to_original
 
 BOXES = np.array([[1.0, 2, 5, 8], [0, 0, 10, 10], [3, 3, 4, 4]])
 
@@ -99,6 +99,19 @@ def test_geometry_by_hand_and_back():
     assert geometry.to_original(canvas).tolist() == boxes.tolist()
     assert geometry.to_original(np.array([[-50.0, -50, 500, 500]])).tolist() == [[0, 0, 30, 20]]
     assert geometry.to_original(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_boxes_of_several_images_go_back_each_by_its_own_geometry():
+    geometries = [Geometry((20, 30), (40, 60), (2.0, 2.0)), Geometry((50, 8), (25, 12), (0.5, 1.5), (-3.0, 4.0))]
+    boxes = np.random.default_rng(0).uniform(-10, 70, (2, 5, 4))
+    found = boxes_to_original(boxes, geometries)
+    for rows, one, geometry in zip(found, boxes, geometries, strict=True):
+        assert np.array_equal(rows, geometry.to_original(one))
+    by_hand = boxes_to_original(np.array([[[7.0, 2, 10, 7]]]), geometries[1:])
+    assert by_hand.tolist() == [
+        [[2.0, 10.0, 4.0, 20.0]]
+    ]  # x: (7 - 4) / 1.5 and (10 - 4) / 1.5; y: (2 + 3) * 2 and (7 + 3) * 2
+    assert boxes_to_original(np.zeros((0, 5, 4)), []).shape == (0, 5, 4)
 
 
 # ---------------------------------------------------------------------------------------------------------- targets

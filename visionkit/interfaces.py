@@ -36,7 +36,11 @@ class Neck(Protocol):
 
 @runtime_checkable
 class Head(Protocol):
-    """An nn.Module that answers one question, built as Head(in_specs, *, classes, levels=(…), …)."""
+    """An nn.Module that answers one question, built as Head(in_specs, *, classes, levels=(…), …).
+
+    A head may also have `start_finish(decoded, geometries)`, which asks the device for what `finish` needs, waits for
+    nothing, and returns what gives the predictions of `finish`; so a model's heads need not wait for each other.
+    """
 
     levels: tuple[str, ...]
     """The feature levels that it reads, from the backbone or the neck."""
@@ -46,7 +50,11 @@ class Head(Protocol):
     """Its own class list; readers are mapped to it by name."""
 
     def forward(self, features: Features, sizes: Tensor) -> RawOutput:
-        """Raw tensors. sizes: (B, 2) int64, the part of each canvas that holds image."""
+        """Raw tensors. sizes: (B, 2) int64, the part of each canvas that holds image.
+
+        The logits of the classes are the tensor itself or its "logits": (B, C) for the whole image, (B, A, C) for A
+        cells where boxes are told, (B, C, h, w) for a map.
+        """
         ...
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
@@ -144,7 +152,8 @@ class ClassTable(Protocol):
     """A metric that tells several numbers of each class."""
 
     def class_table(self) -> dict[str, dict[str, float]]:
-        """By class, in their order: the same numbers by name, and last "objects", how many there are to be found.
+        """By class, in their order: the same numbers by name, and last how many there are to be found, as "objects" or
+        "images".
 
         Where a class has none, its numbers are nan.
         """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from visionkit.errors import ConfigError, did_you_mean
+from visionkit.errors import ConfigError, did_you_mean, printable
 from visionkit.interfaces import Backbone, Head, Merge, Neck
 from visionkit.predictions import Prediction
 from visionkit.preprocess import Preprocess
-from visionkit.structures import Features, Geometry, RawOutput, Targets
+from visionkit.structures import Decoded, Features, Geometry, RawOutput, Targets
 
 
 class LossWeights(nn.Module):
@@ -82,7 +84,8 @@ class VisionModel(nn.Module):
         merges: by name, answers made from those of the heads.
 
     Raises:
-        ConfigError: a head reads a level that neither backbone nor neck gives, or a merge a head that is not there.
+        ConfigError: a head reads a level that neither backbone nor neck gives, or a merge a head that is not there; or
+            a name is none of letters, digits, _ and -, as files and folders of results need them.
     """
 
     def __init__(
@@ -99,6 +102,9 @@ class VisionModel(nn.Module):
         super().__init__()
         if not heads:
             raise ConfigError("VisionModel: no head; name at least one, such as heads=[detection]")
+        for name in (*heads, *merges):
+            if re.fullmatch(r"[\w-]+", name) is None:
+                raise ConfigError(f"head '{printable(name)}': a name is made of letters, digits, _ and -; rename it")
         given = [*cast(Backbone, backbone).out_specs, *(cast(Neck, neck).out_specs if neck is not None else ())]
         for name, head in heads.items():
             lacking = [level for level in cast(Head, head).levels if level not in given]
@@ -168,7 +174,9 @@ class VisionModel(nn.Module):
         if self.training:
             raise RuntimeError("VisionModel.predict: call model.eval() first, or BatchNorm uses the batch's statistics")
         raw = self.outputs(images, sizes)
-        finished = {name: head.finish(head.decode(raw[name], sizes), geometries) for name, head in self.named_heads()}
+        # Asked for all at once: while the device still works for one head, the host makes another's predictions.
+        asked = {name: _started(head, head.decode(raw[name], sizes), geometries) for name, head in self.named_heads()}
+        finished = {name: predictions() for name, predictions in asked.items()}
         predictions = [{name: finished[name][i] for name in finished} for i in range(len(geometries))]
         for prediction in predictions:
             prediction.update({name: merge.merge(prediction) for name, merge in self.merges.items()})
@@ -186,3 +194,9 @@ class VisionModel(nn.Module):
     def named_heads(self) -> Iterable[tuple[str, Head]]:
         """The heads by name, as what they are."""
         return cast("Iterable[tuple[str, Head]]", self.heads.items())
+
+
+def _started(head: Head, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], Sequence[Prediction]]:
+    """What gives the head's predictions, asked for already if the head can (`start_finish`)."""
+    start = getattr(head, "start_finish", None)
+    return partial(head.finish, decoded, geometries) if start is None else start(decoded, geometries)

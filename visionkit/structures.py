@@ -7,7 +7,7 @@ pixel; sizes are (height, width). The labels' side (`Labels`, `Sample`, predicti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -218,10 +218,18 @@ class Geometry:
 
     def to_original(self, boxes: np.ndarray) -> np.ndarray:
         """Map (N, 4) xyxy boxes from the canvas to the original image, clipped to it."""
-        mapped = (boxes - np.array([*self.offset[::-1]] * 2)) / np.array([*self.scale[::-1]] * 2)
-        height, width = self.original
-        clipped: np.ndarray = np.clip(mapped, 0.0, np.array([width, height, width, height], mapped.dtype))
-        return clipped
+        original: np.ndarray = boxes_to_original(boxes[None], [self])[0]
+        return original
+
+
+def boxes_to_original(boxes: np.ndarray, geometries: Sequence[Geometry]) -> np.ndarray:
+    """Map (B, N, 4) xyxy boxes, N of each image, from its canvas to the original image, clipped to it."""
+    offset = np.array([one.offset[::-1] * 2 for one in geometries], float).reshape(-1, 1, 4)
+    scale = np.array([one.scale[::-1] * 2 for one in geometries], float).reshape(-1, 1, 4)
+    limit = np.array([one.original[::-1] * 2 for one in geometries]).reshape(-1, 1, 4)
+    mapped = (boxes - offset) / scale
+    clipped: np.ndarray = np.clip(mapped, 0.0, limit.astype(mapped.dtype))
+    return clipped
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

@@ -9,13 +9,33 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from visionkit.backbones import CSP, Timm, Torchvision
+from visionkit.backbones import CSP, Plain, Timm, Torchvision
 from visionkit.backbones.weights import load_weights
 from visionkit.errors import CheckpointError
 from visionkit.interfaces import Backbone
 from visionkit.structures import FeatureSpec
 
+PLAIN = [
+    layer
+    for filters in (8, 16, 16, 24)
+    for layer in (
+        {"conv": {"filters": filters, "kernel": 3, "padding": "same", "activation": "relu"}},
+        {"pool": {"size": 2, "padding": "same"}},
+    )
+]
 CASES = {
+    "plain": partial(Plain, [*PLAIN, "flatten", "dense", "softmax"], image_size=64),
+    "plain, strided": partial(
+        Plain,
+        [
+            {"conv": {"filters": 8, "kernel": 4, "stride": 2}},
+            {"batchnorm": {"activation": "relu"}},
+            {"conv": {"filters": 8, "kernel": 3, "stride": 2, "padding": 1, "activation": "tanh"}},
+            {"pool": {"kind": "average", "size": 3, "stride": 2, "padding": "same"}},
+            {"conv": {"filters": 8, "kernel": 7, "stride": 2, "padding": "same", "activation": "sigmoid"}},
+        ],
+        image_size=(96, 64),
+    ),
     "csp_nano": partial(CSP, "nano", width=0.25),
     "resnet18": partial(Torchvision, "resnet18"),
     "mobilenet_v2": partial(Torchvision, "mobilenet_v2"),

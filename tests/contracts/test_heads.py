@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from visionkit.backbones import CSP, Torchvision
+from visionkit.backbones import CSP, Plain, Torchvision
 from visionkit.errors import ConfigError
 from visionkit.heads import (
     FCN,
@@ -22,6 +22,7 @@ from visionkit.heads import (
     DenseInstance,
     LinearClassification,
     ObjectLocalization,
+    PlainClassification,
     SemanticSegmentation,
 )
 from visionkit.interfaces import Head
@@ -33,9 +34,16 @@ from visionkit.structures import LABEL_FIELDS, Geometry, Targets
 
 SIZE = (64, 96)
 CLASSES = ("a", "b", "c")
+PLAIN = [
+    layer
+    for filters in (8, 16, 24, 32, 32)
+    for layer in ({"conv": {"filters": filters, "activation": "relu"}}, "batchnorm", "pool")
+]
+DENSE = ["flatten", {"dense": {"units": 16, "activation": "relu"}}]
 BACKBONES = {
     "csp": lambda: CSP("nano", width=0.25),
     "mobilenet_v2": lambda: Torchvision("mobilenet_v2"),
+    "plain": lambda: Plain(PLAIN, image_size=SIZE),
 }
 NECKS = {"FPN": FPN, "PAFPN": PAFPN}
 
@@ -213,6 +221,13 @@ CASES = {
         hurtful=lambda: replace(_one_class(2, 0), class_scores=torch.tensor([[0.5, 0.5, 0.0], [1.0, 1.0, 1.0]])),
         garbage=_garbage_scores,
     ),
+    "PlainClassification": Case(
+        make=partial(PlainClassification, layers=[*DENSE, "dense", "softmax"], map_size=(2, 3)),
+        targets=_one_class,
+        empty=None,
+        hurtful=lambda: replace(_one_class(2, 0), class_scores=torch.tensor([[0.5, 0.5, 0.0], [1.0, 1.0, 1.0]])),
+        garbage=_garbage_scores,
+    ),
     "LinearClassification, several labels": Case(
         make=lambda specs, **options: LinearClassification(specs, dropout=0.0, multi_label=True, **options),
         targets=_several_classes,
@@ -305,6 +320,18 @@ def test_any_number_of_classes(case, classes):
     assert all(value.isfinite().all() for value in gradients(model).values())
     decoded = decode(model, images(2))
     assert all(value.isfinite().all() for value in decoded.values())
+
+
+@torch.no_grad()
+def test_class_logits_are_where_the_interface_says(case):
+    """Whoever explains an answer reads them there, without knowing the head."""
+    model = build(case).eval()
+    raw = model.outputs(images(2))["head"]
+    logits = raw if isinstance(raw, torch.Tensor) else raw["logits"]
+    needs = model.heads["head"].needs
+    kind = "boxes" if "boxes" in needs else "semantic" if "semantic" in needs else "image"
+    dimensions, of_classes = {"boxes": (3, 2), "semantic": (4, 1), "image": (2, 1)}[kind]
+    assert (logits.ndim, logits.shape[0], logits.shape[of_classes]) == (dimensions, 2, len(CLASSES))
 
 
 def test_state_dict_round_trip(case):

@@ -26,7 +26,8 @@ def loss_of(head, scores, known=None, **options):
     known = torch.ones(len(scores), dtype=torch.bool) if known is None else torch.tensor(known)
     sizes = torch.full((len(scores), 2), 32)
     targets = Targets(sizes=sizes, known={"class_scores": known}, class_scores=scores, **options)
-    return float(head.loss({}, targets)["cross_entropy"].detach())
+    (value,) = head.loss({}, targets).values()
+    return float(value.detach())
 
 
 def test_is_a_linear_function_of_the_mean_of_its_level():
@@ -92,9 +93,24 @@ def test_decode_and_finish():
         ]
 
 
+def test_the_loss_is_chosen_by_name_and_decides_how_scores_are_told():
+    logits = [[math.log(2.0), 0.0, 0.0]]
+    for name, scores in (
+        ("focal", [0.5, 0.25, 0.25]), ("cross_entropy", [0.5, 0.25, 0.25]), ("binary_cross_entropy", [2 / 3, 0.5, 0.5]),
+    ):  # fmt: skip
+        head = head_of(logits, loss=name)
+        assert dict(head.default_loss_weights) == {name: 1.0}
+        assert head.decode(torch.tensor(logits), torch.tensor([[32, 32]]))["scores"][0].tolist() == pytest.approx(
+            scores
+        )
+    # The right class has 1/2, and the power of what is wrong is the third: (1/2)³ log 2.
+    assert loss_of(head_of(logits, loss="focal", focal_gamma=3.0), [[1.0, 0, 0]]) == pytest.approx(math.log(2) / 8)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"loss": "focla"}, "loss=focla: one of auto, .* is wanted"),
         ({"dropout": 1.5}, "dropout=1.5 must be from 0 to 1"),
         ({"label_smoothing": -0.1}, "label_smoothing=-0.1 must be from 0 to 1"),
         ({"levels": ("c4", "c5")}, r"reads one level, not \['c4', 'c5'\]; there are c4, c5"),

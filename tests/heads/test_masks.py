@@ -20,7 +20,7 @@ from visionkit.heads.masks import sampled_cells
 from visionkit.metrics import CocoInstances
 from visionkit.model import VisionModel
 from visionkit.necks import PAFPN
-from visionkit.ops.transfer import host_arrays
+from visionkit.ops.transfer import start_host_arrays
 from visionkit.preprocess import Preprocess
 from visionkit.structures import FeatureSpec, Geometry, Targets
 
@@ -263,7 +263,7 @@ def test_only_cells_that_hold_image_leave_the_device(monkeypatch):
     }
     sent = {}
     monkeypatch.setattr(
-        "visionkit.heads.masks.host_arrays", lambda tensors: sent.update(tensors) or host_arrays(tensors)
+        "visionkit.heads.masks.start_host_arrays", lambda tensors: sent.update(tensors) or start_host_arrays(tensors)
     )
     found = head.finish(decoded, [Geometry((9, 17), (9, 17), (1.0, 1.0)), Geometry((15, 8), (15, 8), (1.0, 1.0))])
     assert {name: tuple(value.shape) for name, value in sent.items()} == {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visionkit.errors import DataError
+from visionkit.errors import ConfigError, DataError
 from visionkit.metrics import TopK
 from visionkit.metrics.classification import average_precision
 from visionkit.predictions import Classification
@@ -46,6 +46,66 @@ def test_top5_of_few_classes_is_not_a_number() -> None:
     metric.update(1, says(0.9, 0.1), truth_of(0, count=2))
     assert np.isnan(metric.compute()["top5"])
     assert metric.reasons == {"top5": "only 2 classes"}
+
+
+def test_f1_and_the_table_of_classes_by_hand() -> None:
+    metric = TopK(NAMES[:4], numbers=["f1", "top1"])
+    for image_id, (said, label) in enumerate([(0, 0), (0, 0), (0, 1), (1, 1), (2, 1), (1, 0)]):
+        metric.update(image_id, says(*np.eye(4)[said]), truth_of(label, count=4))
+    # Class 0: 2 of 3 found, 2 of 3 said are right. Class 1: 1 of 3, 1 of 2. Class 2 is said once, wrongly. No class 3.
+    assert metric.compute() == pytest.approx({"f1": (2 / 3 + 2 / 5 + 0) / 3, "top1": 3 / 6})
+    assert list(metric.compute()) == ["f1", "top1"]
+    assert metric.headline == "top1"
+    table = metric.class_table()
+    assert table["class 0"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "images": 3})
+    assert table["class 1"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "images": 3})
+    for name in ("class 2", "class 3"):
+        assert table[name] == pytest.approx(
+            {"precision": np.nan, "recall": np.nan, "f1": np.nan, "images": 0}, nan_ok=True
+        )
+    assert all(isinstance(row["images"], int) for row in table.values())
+
+
+def test_f1_of_several_labels_counts_scores_above_a_half_and_no_unknown_class() -> None:
+    metric = TopK(NAMES[:3], multi_label=True, numbers=["f1"])
+    assert metric.headline == "f1"
+    rows = [((0.9, 0.6, 0.5), (1, 0, 1)), ((0.2, 0.8, 0.9), (1, 1, -1)), ((0.1, 0.7, 0.1), (0, -1, 0))]
+    for image_id, (scores, truth) in enumerate(rows):
+        metric.update(image_id, says(*scores), Labels(size=(9, 9), class_scores=np.array(truth, np.float32)))
+    # Class 0: 1 of 2 found, nothing wrong: 2/3. Class 1: its one is found, one said wrongly: 2/3. Class 2: missed.
+    assert metric.compute() == {"f1": pytest.approx((2 / 3 + 2 / 3 + 0) / 3)}
+    assert metric.class_table()["class 1"] == pytest.approx({"precision": 0.5, "recall": 1, "f1": 2 / 3, "images": 1})
+
+
+def test_f1_equals_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.metrics").f1_score
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth, scores = rng.integers(0, 5, 12), rng.random((12, 6)).astype(np.float32)
+        one, several = TopK(NAMES, numbers=["f1"]), TopK(NAMES, multi_label=True, numbers=["f1"])
+        marks = rng.random((12, 6)) < 0.4
+        for i in range(12):
+            one.update(i, Classification(scores[i]), truth_of(truth[i]))
+            several.update(i, Classification(scores[i]), truth_of(*np.flatnonzero(marks[i])))
+        assert one.compute()["f1"] == pytest.approx(reference(truth, scores.argmax(1), average="macro"))
+        met = (marks | (scores > 0.5)).any(axis=0)  # scikit-learn counts as 0 a class that is neither there nor said
+        expected = reference(marks[:, met], scores[:, met] > 0.5, average="macro")
+        assert several.compute()["f1"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"numbers": ["top1", "mean_accuracy"]}, "metrics=[top1, mean_accuracy]: there is no 'mean_accuracy' (did you "
+         "mean 'mean_class_accuracy'?); known: top1, top5, mean_class_accuracy, f1"),
+        ({"numbers": ["top1"], "multi_label": True}, "metrics=[top1]: there is no 'top1'; known: mAP, f1"),
+        ({"numbers": []}, "metrics=[]: name at least one; known: top1, top5, mean_class_accuracy, f1"),
+    ],
+)  # fmt: skip
+def test_unknown_numbers_are_refused(options, said) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TopK(NAMES, **options)
+    assert str(caught.value) == said
 
 
 def test_images_of_unknown_class_are_not_counted() -> None:

@@ -183,14 +183,35 @@ def test_the_number_of_a_class_does_not_change_what_is_suppressed(suppress):
         assert suppress(boxes, torch.full((1, 2), label), every, 0.5).tolist() == [[True, False]]
 
 
+@BOTH
+def test_of_the_kept_boxes_the_best_are_given(suppress):
+    boxes, labels, candidates = crowded(3, 1200, classes=30)
+    candidates[1] = False
+    candidates[2, 600:] = False
+    every = suppress(boxes, labels, candidates, 0.5)
+    assert torch.equal(every, box_ops.suppressed_in_turn(boxes, labels, candidates, 0.5))
+    assert every.sum(1)[0] > 512  # so that blocks after the first one matter
+    for most in (1, 60, 512, 513, 700, 5000):
+        assert torch.equal(suppress(boxes, labels, candidates, 0.5, most), every & (every.cumsum(1) <= most))
+
+
+@pytest.mark.parametrize("length", [511, 512, 513, 700, 1025])
+def test_a_chain_runs_through_the_blocks(length):
+    x = torch.arange(length) * 4.0
+    boxes = torch.stack([x, torch.zeros(length), x + 10, torch.full((length,), 10.0)], -1)[None]
+    labels, every = torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool)
+    keep = box_ops.suppressed_together(boxes, labels, every, 0.4)
+    assert keep.nonzero()[:, 1].tolist() == list(range(0, length, 2))
+
+
 def test_overlaps_are_made_within_the_bytes_allowed(monkeypatch):
     boxes, labels, candidates = crowded(5, 40)
     whole = box_ops.suppressed_together(boxes, labels, candidates, 0.5)
-    sizes, original = [], box_ops._hit_by_better
-    monkeypatch.setattr(box_ops, "_hit_by_better", lambda part, *args: sizes.append(len(part)) or original(part, *args))
+    sizes, original = [], box_ops._settled
+    monkeypatch.setattr(box_ops, "_settled", lambda part, *args: sizes.append(len(part)) or original(part, *args))
     for most_bytes, expected in ((1, [1] * 5), (2 * 8 * 40 * 40, [2, 2, 1]), (1 << 30, [5])):
         sizes.clear()
-        assert torch.equal(box_ops.suppressed_together(boxes, labels, candidates, 0.5, most_bytes), whole)
+        assert torch.equal(box_ops.suppressed_together(boxes, labels, candidates, 0.5, most_bytes=most_bytes), whole)
         assert sizes == expected
 
 
@@ -206,8 +227,9 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_all_images_together_are_waited_for_once():
-    boxes, labels, candidates = crowded(8, 100)
-    with _Waits() as watch:
-        box_ops.suppressed_together(boxes, labels, candidates, 0.7)
-    assert watch.count == 1
+def test_all_images_together_are_waited_for_once_a_block():
+    boxes, labels, candidates = crowded(4, 800, classes=50)
+    for most, waits in ((100, 1), (600, 2), (None, 2)):
+        with _Waits() as watch:
+            box_ops.suppressed_together(boxes, labels, candidates, 0.9, most)
+        assert watch.count == waits

@@ -25,6 +25,8 @@ class CSP(nn.Module):
         width: factor on every number of channels, rounded to a multiple of 8.
         in_channels: channels of the images.
         weights: None, or the path of a state dict of this very network.
+
+    `left_out`: the names of what was trimmed.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class CSP(nn.Module):
             previous = out_channels
         stages[-1].append(PyramidPooling(previous))
         self.stages = nn.ModuleDict({f"c{level}": stage for level, stage in enumerate(stages, 2)})
+        self.left_out: list[str] = []
         self.out_specs = {
             f"c{level}": FeatureSpec(out_channels, 2**level) for level, out_channels in enumerate(widths, 2)
         }
@@ -54,6 +57,7 @@ class CSP(nn.Module):
     def trim(self, coarsest: str) -> None:
         """Drop the stages after level `coarsest`, which nothing reads."""
         for name in list(self.stages)[list(self.stages).index(coarsest) + 1 :]:
+            self.left_out += [f"stages.{name}.{key}" for key in self.stages[name].state_dict()]
             del self.stages[name], self.out_specs[name]
 
     def forward(self, images: Tensor) -> Features:

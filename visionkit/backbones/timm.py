@@ -23,11 +23,13 @@ class Timm(nn.Module):
     Args:
         name: as timm knows it, such as "resnet18" or "convnext_tiny.fb_in1k".
         weights: None; "DEFAULT", the published weights of that name, which timm downloads; or the path of a state dict
-            of the whole timm network, whose classifier is left out. Some expect another mean and std than ImageNet's.
+            of the whole timm network, whose classifier is left out. Some files expect another mean and std than
+            ImageNet's.
         in_channels: channels of the images; other than 3 needs weights=None.
 
     A level is named by its stride: c1 for 2, c2 for 4 … c5 for 32. Levels have ceil(side / stride) cells: images are
-    filled up with zeros to a multiple of the coarsest stride, and what lies beyond is cut off again.
+    filled up with zeros to a multiple of the coarsest stride, and what lies beyond is cut off again. `left_out`: the
+    names of what was not taken over from the weights, and of what was trimmed.
 
     Raises:
         ConfigError: timm is not installed, does not know the network, or gives no feature maps of it.
@@ -44,7 +46,14 @@ class Timm(nn.Module):
             raise ConfigError(f"Timm: weights for 3 channels cannot take {in_channels}; use weights=none")
         self.name, self.in_channels = name, in_channels
         self.network = _network(name, weights, in_chans=in_channels)
+        self.left_out = [] if weights is None else [f"{prefix}.*" for prefix in _classifiers(self.network)]
         self.out_specs = _specs(self.network, name, in_channels)
+
+    @staticmethod
+    def statistics(name: str, weights: str) -> dict[str, list[float]]:
+        """The "mean" and "std" that the published weights expect; nothing for others."""
+        published = _timm().get_pretrained_cfg(name) if weights == "DEFAULT" else None
+        return {} if published is None else {"mean": list(published.mean), "std": list(published.std)}
 
     def trim(self, coarsest: str) -> None:
         """Drop what comes after level `coarsest`, which nothing reads; freeze what timm keeps of it all the same."""
@@ -53,6 +62,7 @@ class Timm(nn.Module):
         network = _network(self.name, None, in_chans=self.in_channels, out_indices=tuple(indices))
         state = self.network.state_dict()
         network.load_state_dict({name: state[name] for name in network.state_dict()})
+        self.left_out += [f"network.{name}" for name in state if name not in network.state_dict()]
         self.network, self.out_specs = network, {level: self.out_specs[level] for level in kept}
         _freeze_unread(network, self.in_channels, 2 * self.out_specs[coarsest].stride)
 
@@ -76,11 +86,15 @@ def _timm() -> ModuleType:
 def _network(name: str, weights: str | None, **options: Any) -> Any:
     if weights not in (None, "DEFAULT"):
         whole = _created(name)
-        classifier = whole.pretrained_cfg.get("classifier") or ()
-        prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        load_weights(whole, weights, may_miss=tuple(f"{prefix}." for prefix in prefixes))
+        load_weights(whole, weights, may_miss=tuple(f"{prefix}." for prefix in _classifiers(whole)))
         options["pretrained_cfg_overlay"] = {"state_dict": whole.state_dict(), "custom_load": False}
     return _created(name, pretrained=weights is not None, features_only=True, **options)
+
+
+def _classifiers(network: Any) -> tuple[str, ...]:
+    """How the names of the tensors of its classifier begin, which no backbone has."""
+    told = network.pretrained_cfg.get("classifier") or ()
+    return (told,) if isinstance(told, str) else tuple(told)
 
 
 def _created(name: str, **options: Any) -> Any:

@@ -23,6 +23,8 @@ NAMES = tuple(
     if name.startswith((*DILATABLE, "convnext", "densenet", "squeezenet"))
 )
 """Every network of torchvision that can be a backbone."""
+_CLASSIFIERS = ("fc.", "classifier.")
+"""How the names of the tensors begin that no backbone has."""
 
 
 class Torchvision(nn.Module):
@@ -40,7 +42,8 @@ class Torchvision(nn.Module):
     The levels are c2 to c5 with strides 4 to 32 (at most `output_stride`), each the last feature map of its stage; c5
     is what the classifier would pool. SqueezeNet ends at c4. Levels have ceil(side / stride) cells. Where torchvision
     drops the remainder (ConvNeXt, DenseNet), maps are filled up; SqueezeNet's first convolution and poolings, which
-    torchvision does not pad, are padded as those of the others are.
+    torchvision does not pad, are padded as those of the others are. `left_out`: the names of what was not taken over
+    from the weights, and of what was trimmed.
 
     Raises:
         ConfigError: a name, an output stride or weights that cannot be.
@@ -52,7 +55,8 @@ class Torchvision(nn.Module):
     ) -> None:
         super().__init__()
         _check(name, weights, in_channels, output_stride)
-        parts = _parts(_network(name, weights))
+        network = _network(name, weights)
+        parts = _parts(network)
         if in_channels != 3:
             _replace_first_convolution(parts, in_channels)
         self.stages, self.out_specs = _cut(parts, in_channels)
@@ -60,11 +64,22 @@ class Torchvision(nn.Module):
             if spec.stride > output_stride:
                 _dilate(self.stages[level], spec.stride // output_stride)
                 self.out_specs[level] = FeatureSpec(spec.channels, output_stride)
+        self.left_out = [] if weights is None else [key for key in network.state_dict() if key.startswith(_CLASSIFIERS)]
         self.patches = {level: _patch(stage) for level, stage in self.stages.items()}
+
+    @staticmethod
+    def statistics(name: str, weights: str) -> dict[str, list[float]]:
+        """The "mean" and "std" that published weights expect; nothing for others. EfficientNetV2-L has its own."""
+        published = torchvision.models.get_model_weights(name).__members__ if name in NAMES else {}
+        if not published or weights not in ("DEFAULT", *published):
+            return {}
+        transforms = torchvision.models.get_model_weights(name)[weights].transforms()
+        return {"mean": list(transforms.mean), "std": list(transforms.std)}
 
     def trim(self, coarsest: str) -> None:
         """Drop the stages after level `coarsest`, which nothing reads."""
         for name in list(self.stages)[list(self.stages).index(coarsest) + 1 :]:
+            self.left_out += [f"stages.{name}.{key}" for key in self.stages[name].state_dict()]
             del self.stages[name], self.out_specs[name]
 
     def forward(self, images: Tensor) -> Features:
@@ -108,7 +123,7 @@ def _network(name: str, weights: str | None) -> Any:
             f"{did_you_mean(weights, names)}"
         )
     network = torchvision.models.get_model(name)
-    load_weights(network, weights, may_miss=("fc.", "classifier."), rename=_todays_name)
+    load_weights(network, weights, may_miss=_CLASSIFIERS, rename=_todays_name)
     return network
 
 

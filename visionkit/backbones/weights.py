@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from visionkit.errors import CheckpointError, listed
+from visionkit.plain_files import Unreadable
+from visionkit.tensor_files import read_safetensors, read_saved
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict (.safetensors, or a file of torch.save opened without running code), floats as float32."""
+    """Read a state dict (.safetensors, or a file of torch.save opened without running code), floats as float32.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds something else.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"weights={path}: there is no such file; give the path of a state dict, or weights=none")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
+        state = read_safetensors(path) if path.suffix == ".safetensors" else read_saved(path)
+    except Unreadable as error:
         raise CheckpointError(
-            f"weights={path}: not a readable state dict ({type(error).__name__}); save it anew with "
+            f"weights={path}: not a readable state dict ({error}); save it anew with "
             "torch.save(model.state_dict(), FILE), or as .safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -9,6 +9,7 @@ from visionkit.heads.fcn import FCN
 from visionkit.heads.localization import ObjectLocalization
 from visionkit.heads.masks import DenseInstance
 from visionkit.heads.panoptic import PanopticMerge
+from visionkit.heads.plain import PlainClassification
 from visionkit.heads.semantic import SemanticSegmentation
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "LinearClassification",
     "ObjectLocalization",
     "PanopticMerge",
+    "PlainClassification",
     "SemanticSegmentation",
 ]

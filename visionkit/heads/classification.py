@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionkit.blocks import ConvNorm
 from visionkit.errors import ConfigError
+from visionkit.heads.class_loss import ClassLoss
 from visionkit.ops.pooling import masked_mean, valid_cells
+from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Classification
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -26,15 +25,14 @@ class LinearClassification(nn.Module):
         channels: of a 1x1 convolution before the mean, so that each cell may say what it sees where an image holds many
             things; None: no such convolution.
         dropout: share of the pooled features set to 0 in training.
-        label_smoothing: share of the target given to all classes alike (Szegedy et al. 2016); single-label only.
         multi_label: an image may have several classes: a sigmoid each instead of one softmax.
+        loss, label_smoothing, focal_gamma: see `ClassLoss`, which is trained with.
 
     Raises:
-        ConfigError: a level that is not there, no class, or a share outside 0 to 1.
+        ConfigError: a level that is not there, no class, or an argument that cannot be.
     """
 
     needs = frozenset({"class_scores"})
-    default_loss_weights: Mapping[str, float] = MappingProxyType({"cross_entropy": 1.0})
 
     def __init__(
         self,
@@ -46,6 +44,8 @@ class LinearClassification(nn.Module):
         dropout: float = 0.2,
         label_smoothing: float = 0.0,
         multi_label: bool = False,
+        loss: str = "auto",
+        focal_gamma: float = 2.0,
     ) -> None:
         super().__init__()
         if len(levels) != 1 or levels[0] not in in_specs:
@@ -53,14 +53,15 @@ class LinearClassification(nn.Module):
             raise ConfigError(f"LinearClassification {said}")
         if not classes:
             raise ConfigError("LinearClassification: the class list is empty; name classes, or use data that has some")
-        for argument, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"LinearClassification: {argument}={share} must be from 0 to 1")
+        if not 0 <= dropout <= 1:
+            raise ConfigError(f"LinearClassification: dropout={dropout} must be from 0 to 1")
         if channels is not None and channels < 1:
             raise ConfigError(f"LinearClassification: channels={channels} must be at least 1")
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.stride = in_specs[levels[0]].stride
-        self.label_smoothing, self.multi_label = label_smoothing, multi_label
+        self.multi_label = multi_label
+        self.class_loss = ClassLoss(loss, multi_label=multi_label, label_smoothing=label_smoothing, gamma=focal_gamma)
+        self.default_loss_weights = {self.class_loss.name: 1.0}
         self.dropout = nn.Dropout(dropout)
         entry = in_specs[levels[0]].channels
         self.enter = nn.Identity() if channels is None else ConvNorm(entry, channels)
@@ -75,27 +76,19 @@ class LinearClassification(nn.Module):
         return logits
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        """cross_entropy: per image (multi-label: the mean over its known classes), divided by the images that know."""
-        assert targets.class_scores is not None
-        logits = self.forward(features, targets.sizes).float()
-        known = targets.known["class_scores"]
-        wanted = torch.where(known[:, None], targets.class_scores, -1.0)
-        if self.multi_label:
-            told = wanted >= 0
-            values = F.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), reduction="none")
-            loss = torch.where(told, values, 0.0).sum(1) / told.sum(1).clamp(min=1)
-        else:
-            wanted = wanted.clamp(min=0)
-            smoothed = wanted * (1 - self.label_smoothing) + self.label_smoothing / wanted.shape[1]
-            loss = F.cross_entropy(logits, smoothed, reduction="none")
-        return {"cross_entropy": torch.where(known, loss, 0.0).sum() / targets.total("class_scores")}
+        """One loss, by its name (see `ClassLoss`), divided by the images that know their class."""
+        return self.class_loss(self.forward(features, targets.sizes), targets)
 
     def decode(self, raw: Tensor, sizes: Tensor) -> Decoded:
-        """scores (B, C): probabilities."""
+        """scores (B, C): probabilities, each by itself after a binary loss, else of classes that exclude each other."""
         logits = raw.float()
-        return {"scores": logits.sigmoid() if self.multi_label else logits.softmax(1)}
+        return {"scores": logits.sigmoid() if self.class_loss.is_binary else logits.softmax(1)}
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Classification]:
         """One Classification an image; the geometries say only how many."""
-        scores = decoded["scores"].cpu().numpy()
-        return [Classification(scores[i]) for i in range(len(geometries))]
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Classification]]:
+        """See `Head`."""
+        arrived = start_host_arrays({"scores": decoded["scores"]})
+        return lambda: [Classification(scores) for scores in arrived()["scores"][: len(geometries)]]

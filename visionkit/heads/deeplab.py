@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError
-from visionkit.heads.per_pixel import PixelLoss, check_arguments, semantic_maps
+from visionkit.heads.per_pixel import PixelLoss, check_arguments, start_semantic_maps
 from visionkit.predictions import SemanticMap
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -99,7 +99,11 @@ class DeepLabV3Plus(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""
-        return semantic_maps(decoded["logits"], geometries, self.stride, keep_scores=self.keep_scores)
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[SemanticMap]]:
+        """See `Head`."""
+        return start_semantic_maps(decoded["logits"], geometries, self.stride, keep_scores=self.keep_scores)
 
 
 class AtrousPyramidPooling(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
@@ -15,9 +15,9 @@ from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.losses import distribution_focal, quality_focal
-from visionkit.ops.transfer import host_arrays
+from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Detections
-from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
+from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets, boxes_to_original
 
 
 class DenseDetection(nn.Module):
@@ -199,7 +199,8 @@ class DenseDetection(nn.Module):
         boxes = self._boxes(self._by_edge(distances), points[cell], strides[cell])
         limit = sizes.flip(-1).to(boxes)[:, None].repeat(1, 1, 2)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
-        keep = box_ops.non_maximum_suppression(boxes, labels, best > self.score_threshold, self.iou_threshold)
+        candidates = best > self.score_threshold
+        keep = box_ops.non_maximum_suppression(boxes, labels, candidates, self.iou_threshold, self.most)
         # The kept ones come first, in their order; where nothing is left the first candidate is repeated.
         kept = keep.byte().sort(dim=1, descending=True, stable=True).indices[:, : self.most]
         valid = keep.gather(1, kept)
@@ -214,13 +215,19 @@ class DenseDetection(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Detections]:
         """Detections in original pixels, best first."""
-        arrays = host_arrays(decoded)
-        results = []
-        for i, geometry in enumerate(geometries):
-            valid = arrays["valid"][i]
-            boxes = geometry.to_original(arrays["boxes"][i][valid].astype("float64")).astype("float32")
-            results.append(Detections(boxes, arrays["scores"][i][valid], arrays["labels"][i][valid]))
-        return results
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Detections]]:
+        """See `Head`."""
+        arrived = start_host_arrays({name: decoded[name] for name in ("boxes", "scores", "labels", "valid")})
+
+        def detections() -> list[Detections]:
+            arrays = arrived()
+            boxes = boxes_to_original(arrays["boxes"].astype("float64"), geometries).astype("float32")
+            rows = zip(boxes, arrays["scores"], arrays["labels"], arrays["valid"], strict=True)
+            return [Detections(box[valid], score[valid], label[valid]) for box, score, label, valid in rows]
+
+        return detections
 
     def _initialise(self) -> None:
         nn.init.normal_(self.score.weight, std=0.01)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from visionkit.heads.per_pixel import PixelLoss, check_arguments, fully_convolutional, semantic_maps
+from visionkit.heads.per_pixel import PixelLoss, check_arguments, fully_convolutional, start_semantic_maps
 from visionkit.predictions import SemanticMap
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -76,4 +76,8 @@ class FCN(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""
-        return semantic_maps(decoded["logits"], geometries, self.stride, keep_scores=self.keep_scores)
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[SemanticMap]]:
+        """See `Head`."""
+        return start_semantic_maps(decoded["logits"], geometries, self.stride, keep_scores=self.keep_scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -13,6 +13,7 @@ from visionkit.blocks import ConvNorm
 from visionkit.errors import ConfigError
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.pooling import attention, cell_centres, masked_mean, valid_cells
+from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Localization
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -142,11 +143,20 @@ class ObjectLocalization(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Localization]:
         """One Localization an image, in original pixels."""
-        scores, boxes = decoded["scores"].cpu().numpy(), decoded["boxes"].double().cpu().numpy()
-        return [
-            Localization(scores[i], geometry.to_original(boxes[i]).astype("float32"))
-            for i, geometry in enumerate(geometries)
-        ]
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Localization]]:
+        """See `Head`."""
+        arrived = start_host_arrays({"scores": decoded["scores"], "boxes": decoded["boxes"].double()})
+
+        def localizations() -> list[Localization]:
+            arrays = arrived()
+            return [
+                Localization(arrays["scores"][i], geometry.to_original(arrays["boxes"][i]).astype("float32"))
+                for i, geometry in enumerate(geometries)
+            ]
+
+        return localizations
 
     def _merged(self, features: Features) -> Tensor:
         """(B, channels, h, w) with the cells of the finest level."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -15,7 +15,7 @@ from visionkit.blocks import ConvNorm, rounded
 from visionkit.errors import ConfigError
 from visionkit.heads.dense import DenseDetection, SharedTower
 from visionkit.ops import masks as mask_ops
-from visionkit.ops.transfer import host_arrays
+from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Instances
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -158,23 +158,33 @@ class DenseInstance(nn.Module):
 
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[Instances]:
         """Instances in original pixels, best first; those of a batch share the memory of their prototypes."""
+        return self.start_finish(decoded, geometries)()
+
+    def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Instances]]:
+        """See `Head`."""
         cells = [tuple(math.ceil(side / self.stride) for side in geometry.size) for geometry in geometries]
         height, width = (max(sides, default=0) for sides in zip(*cells, strict=True))
         prototypes = decoded["prototypes"][:, :, :height, :width].clamp(-_LARGEST, _LARGEST).half()
-        arrays = host_arrays({"coefficients": decoded["coefficients"], "prototypes": prototypes})
-        boxes = {name: decoded[name] for name in ("boxes", "scores", "labels", "valid")}
-        return [
-            Instances(
-                boxes=found.boxes,
-                scores=found.scores,
-                labels=found.labels,
-                coefficients=arrays["coefficients"][i, : len(found)],
-                prototypes=arrays["prototypes"][i, :, : cells[i][0], : cells[i][1]],
-                geometry=geometries[i],
-                stride=self.stride,
-            )
-            for i, found in enumerate(self.detection.finish(boxes, geometries))
-        ]
+        detections = self.detection.start_finish(decoded, geometries)
+        arrived = start_host_arrays({"coefficients": decoded["coefficients"], "prototypes": prototypes})
+
+        def instances() -> list[Instances]:
+            every = detections()  # made while the prototypes are on their way
+            arrays = arrived()
+            return [
+                Instances(
+                    boxes=found.boxes,
+                    scores=found.scores,
+                    labels=found.labels,
+                    coefficients=arrays["coefficients"][i, : len(found)],
+                    prototypes=arrays["prototypes"][i, :, : cells[i][0], : cells[i][1]],
+                    geometry=geometries[i],
+                    stride=self.stride,
+                )
+                for i, found in enumerate(every)
+            ]
+
+        return instances
 
     def _mask_loss(
         self,

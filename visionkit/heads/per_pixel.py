@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean, listed
-from visionkit.ops.resample import original_classes
+from visionkit.ops.resample import start_original_classes
 from visionkit.ops.segmentation_losses import segmentation_losses
 from visionkit.predictions import SemanticMap
 from visionkit.structures import IGNORE_INDEX, Features, FeatureSpec, Geometry, Targets
@@ -154,9 +154,9 @@ def fully_convolutional(in_channels: int, classes: int, *, dropout: float) -> nn
     )
 
 
-def semantic_maps(
+def start_semantic_maps(
     logits: Tensor, geometries: Sequence[Geometry], stride: int, *, keep_scores: bool
-) -> list[SemanticMap]:
-    """(B, C, h, w) logits -> a map an image, in original pixels; see `original_classes`."""
-    maps = original_classes(logits, geometries, stride, keep_scores=keep_scores)
-    return [SemanticMap(classes, scores) for classes, scores in maps]
+) -> Callable[[], list[SemanticMap]]:
+    """(B, C, h, w) logits -> what waits for a map an image, in original pixels; see `original_classes`."""
+    arrived = start_original_classes(logits, geometries, stride, keep_scores=keep_scores)
+    return lambda: [SemanticMap(classes, scores) for classes, scores in arrived()]

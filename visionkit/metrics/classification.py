@@ -1,4 +1,4 @@
-"""Accuracy of whole-image classification, and mean average precision where images have several labels."""
+"""Accuracy and F1 of whole-image classification, and mean average precision where images have several labels."""
 
 from __future__ import annotations
 
@@ -7,28 +7,52 @@ from typing import Any
 
 import numpy as np
 
-from visionkit.errors import DataError
+from visionkit.errors import ConfigError, DataError, did_you_mean, listed
 from visionkit.predictions import Classification, Prediction
 from visionkit.structures import ImageId, Labels
+
+NUMBERS = ("top1", "top5", "mean_class_accuracy", "f1")
+"""Of images of one class; the first three are the usual ones."""
+MULTI_LABEL_NUMBERS = ("mAP", "f1")
+"""Of images of any number of classes; the first is the usual one."""
+NO_IMAGE = "no image that has the class"
+_CLASS_NUMBERS = ("precision", "recall", "f1")
 
 
 class TopK:
     """Accuracy (`top1`, `top5`, `mean_class_accuracy`), or `mAP` for several labels; satisfies `interfaces.Metric`.
 
     All numbers lie in 0 to 1. `mean_class_accuracy` is top-1 accuracy averaged over the classes that have images; `mAP`
-    averages, over the same, the area under the precision-recall steps, images of equal score taken together. Images
-    whose class is unknown are not counted, nor, in `mAP`, a class of an image that is unknown (-1). Of equal scores the
-    first class wins.
+    averages, over the same, the area under the precision-recall steps, images of equal score taken together. `f1` is
+    the macro average of each class's harmonic mean of precision and recall, over the classes that some image has or is
+    said to have (as scikit-learn's `f1_score(average="macro")`); of several labels an image is said to have those with
+    a score above 0.5. Images whose class is unknown are not counted, nor, of several labels, a class of an image that
+    is unknown (-1). Of equal scores the first class wins.
 
     Args:
         classes: names, in the order of the scores.
         multi_label: may an image have any number of classes, not just one?
+        numbers: those that are computed; None: top1, top5 and mean_class_accuracy, or mAP.
+
+    Attributes:
+        headline: top1 (mAP) where it is computed, else the first of `numbers`.
+
+    Raises:
+        ConfigError: `numbers` is empty, or names one that is not known.
     """
 
-    def __init__(self, classes: Sequence[str], *, multi_label: bool = False) -> None:
+    def __init__(
+        self, classes: Sequence[str], *, multi_label: bool = False, numbers: Sequence[str] | None = None
+    ) -> None:
+        known = MULTI_LABEL_NUMBERS if multi_label else NUMBERS
+        wrong = [name for name in numbers or () if name not in known]
+        if wrong or (numbers is not None and not numbers):
+            fault = f"there is no '{wrong[0]}'{did_you_mean(wrong[0], known)}" if wrong else "name at least one"
+            raise ConfigError(f"metrics=[{', '.join(numbers or ())}]: {fault}; known: {listed(known)}")
         self.classes = tuple(classes)
         self.multi_label = multi_label
-        self.headline = "mAP" if multi_label else "top1"
+        self.numbers = tuple(dict.fromkeys(numbers or (known[:1] if multi_label else known[:3])))
+        self.headline = known[0] if known[0] in self.numbers else self.numbers[0]
         self.reasons: dict[str, str] = {}
         self._state: dict[ImageId, dict[str, np.ndarray]] = {}
 
@@ -70,21 +94,57 @@ class TopK:
 
     def compute(self) -> dict[str, float]:
         """The numbers by name; nan, with a reason, without labelled images, and top5 with fewer than five classes."""
-        names = ("mAP",) if self.multi_label else ("top1", "top5", "mean_class_accuracy")
         if not self._state:
-            self.reasons = dict.fromkeys(names, "no image with a known class")
-            return dict.fromkeys(names, float("nan"))
+            self.reasons = dict.fromkeys(self.numbers, "no image with a known class")
+            return dict.fromkeys(self.numbers, float("nan"))
         self.reasons = {}
-        if self.multi_label:
-            return {"mAP": self._mean_average_precision()}
+        return {name: self._number(name) for name in self.numbers}
+
+    def class_table(self) -> dict[str, dict[str, float]]:
+        """By class: precision, recall, f1 and, last, how many images have it; nan where none has."""
+        hits, said, there = self._counts()
+        table: dict[str, dict[str, float]] = {}
+        for k, name in enumerate(self.classes):
+            values = (_share(hits[k], said[k]), _share(hits[k], there[k]), _share(2 * hits[k], said[k] + there[k]))
+            told = values if there[k] else [float("nan")] * len(values)
+            table[name] = {**dict(zip(_CLASS_NUMBERS, told, strict=True)), "images": int(there[k])}
+        return table
+
+    def _number(self, name: str) -> float:
+        if name == "mAP":
+            return self._mean_average_precision()
+        if name == "f1":
+            return self._macro_f1()
         truth = np.concatenate([row["truth"] for row in self._state.values()])
         right = np.stack([row["ranking"] for row in self._state.values()]) == truth[:, None]
-        per_class = [right[truth == k, 0].mean() for k in np.unique(truth)]
-        numbers = {"top1": float(right[:, 0].mean()), "top5": float(right.any(axis=1).mean())}
-        if len(self.classes) < 5:
-            numbers["top5"] = float("nan")
-            self.reasons["top5"] = f"only {len(self.classes)} classes"
-        return numbers | {"mean_class_accuracy": float(np.mean(per_class))}
+        if name == "mean_class_accuracy":
+            return float(np.mean([right[truth == k, 0].mean() for k in np.unique(truth)]))
+        if name == "top5" and len(self.classes) < 5:
+            self.reasons[name] = f"only {len(self.classes)} classes"
+            return float("nan")
+        return float(right.any(axis=1).mean() if name == "top5" else right[:, 0].mean())
+
+    def _macro_f1(self) -> float:
+        hits, said, there = self._counts()
+        met = said + there > 0
+        if not met.any():
+            self.reasons["f1"] = "no image has any of the classes"
+            return float("nan")
+        return float(np.mean(2 * hits[met] / (said + there)[met]))
+
+    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per class (C,) int64: images rightly said to have it, images said to have it, images that have it."""
+        rows, count = list(self._state.values()), len(self.classes)
+        if not rows:
+            return (np.zeros(count, np.int64),) * 3
+        if self.multi_label:
+            marks = np.stack([row["truth"] for row in rows])
+            said = (np.stack([row["scores"] for row in rows]) > 0.5) & (marks >= 0)
+            return (said & (marks > 0)).sum(0), said.sum(0), (marks > 0).sum(0)
+        truth = np.concatenate([row["truth"] for row in rows])
+        best = np.array([row["ranking"][0] for row in rows])
+        hits, found, there = (np.bincount(k, minlength=count) for k in (truth[truth == best], best, truth))
+        return hits, found, there
 
     def _mean_average_precision(self) -> float:
         scores = np.stack([row["scores"] for row in self._state.values()])
@@ -110,3 +170,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     precision = true / (last_of_equals + 1)
     recall = true / true[-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else 0.0

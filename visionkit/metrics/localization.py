@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from visionkit.errors import DataError
+from visionkit.metrics.coco import in_order
 from visionkit.predictions import Localization, Prediction
 from visionkit.structures import ImageId, Labels
 
@@ -85,9 +86,10 @@ class LocalizationAccuracy:
             self.reasons = dict.fromkeys(_NUMBERS, "no image with a known class and box")
             return dict.fromkeys(_NUMBERS, float("nan"))
         self.reasons = {}
-        truth = np.concatenate([row["truth"] for row in self._state.values()])
-        iou = np.stack([row["iou"] for row in self._state.values()])
-        named = np.stack([row["ranking"] for row in self._state.values()]) == truth[:, None]
+        rows = in_order(self._state)  # a sum's last bits depend on it
+        truth = np.concatenate([row["truth"] for row in rows])
+        iou = np.stack([row["iou"] for row in rows])
+        named = np.stack([row["ranking"] for row in rows]) == truth[:, None]
         placed = iou >= _OVERLAP
         right = named & placed
         shares = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from visionkit.metrics.coco import in_order
 from visionkit.predictions import PanopticMap, Prediction
 from visionkit.structures import ImageId, Labels
 
@@ -75,7 +76,7 @@ class PanopticQuality:
 
     def compute(self) -> dict[str, float]:
         """The numbers by name; nan, with a reason, where no class occurs."""
-        rows = [row["counts"] for row in self._state.values()]
+        rows = [row["counts"] for row in in_order(self._state)]  # a sum's last bits depend on it
         iou, right, wrong, missed = np.sum(rows, axis=0) if rows else np.zeros((4, len(self.classes)))
         weight = right + (wrong + missed) / 2
         occurs = weight > 0

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visionkit.ops.transfer import host_buffer, wait
+from visionkit.ops.transfer import arrival, host_buffer
 from visionkit.structures import Geometry
 
 MOST_BYTES = 64 << 20
 """Of float32 logits in original pixels that are held at a time."""
+
+Classes = tuple[np.ndarray, np.ndarray | None]
+"""Of an image: classes (H, W) uint8, and the probabilities (C, H, W) float16, or None."""
 
 
 def original_classes(
@@ -24,7 +27,7 @@ def original_classes(
     *,
     keep_scores: bool = False,
     most_bytes: int = MOST_BYTES,
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
+) -> list[Classes]:
     """Say the best class of every original pixel, from logits interpolated bilinearly between the cells' centres.
 
     Only cells that hold image are read; beyond the outermost of their centres, and where the image was cropped, the
@@ -39,12 +42,24 @@ def original_classes(
         most_bytes: of the logits in original pixels that are held at a time; at least one row is made at a time.
 
     Returns:
-        an image each: classes (H, W) uint8, and the probabilities (C, H, W) float16 or None.
+        `Classes` of each image.
     """
+    return start_original_classes(logits, geometries, stride, keep_scores=keep_scores, most_bytes=most_bytes)()
+
+
+def start_original_classes(
+    logits: Tensor,
+    geometries: Sequence[Geometry],
+    stride: int,
+    *,
+    keep_scores: bool = False,
+    most_bytes: int = MOST_BYTES,
+) -> Callable[[], list[Classes]]:
+    """Ask the device for `original_classes`, and return what waits for them."""
     alike: dict[Geometry, list[int]] = {}
     for i, geometry in enumerate(geometries):
         alike.setdefault(geometry, []).append(i)
-    results: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    results: dict[int, Classes] = {}
     for geometry, images in alike.items():
         rows, row_cells = _cells(geometry, 0, stride, logits.shape[2])
         columns, column_cells = _cells(geometry, 1, stride, logits.shape[3])
@@ -57,8 +72,13 @@ def original_classes(
             classes, scores = _resampled(used, y, x, keep_scores, most_bytes)
             for place, i in enumerate(chosen):
                 results[i] = classes[place].numpy(), None if scores is None else scores[place].numpy()
-    wait(logits.device)
-    return [results[i] for i in range(len(geometries))]
+    wait = arrival(logits.device)
+
+    def arrived() -> list[Classes]:
+        wait()
+        return [results[i] for i in range(len(geometries))]
+
+    return arrived
 
 
 def _resampled(
