@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 
 from visionkit.interfaces import ClassTable, Metric
+from visionkit.metrics import TopK
+from visionkit.metrics.classification import NO_IMAGE
 from visionkit.metrics.coco_numbers import NO_OBJECT
 from visionkit.report.pictures import Classes, Picture, draw_pictures, per_class
 from visionkit.report.sheet import Shown
@@ -67,6 +69,7 @@ def _page(
     return environment.from_string(source).render(
         name=folder.resolve().name,
         split=told.get("split"),
+        verdict=told.get("verdict", {}).get("words", ""),
         headlines=_headlines(metrics, numbers, told.get("reasons", {})),
         heads=[_head(name, metric, classes[name], numbers, told, pictures) for name, metric in metrics.items()],
         curves=[(_TITLES.get(one.title, one.title), _data_uri(one.path)) for one in pictures if one.head == ""],
@@ -120,7 +123,7 @@ def _class_rows(
     table: Mapping[str, Mapping[str, float]] = {label: {of: value} for label, value in values.items()}
     unknown = "nothing labelled of it"
     if isinstance(metric, ClassTable):
-        table, unknown = metric.class_table(), NO_OBJECT
+        table, unknown = metric.class_table(), NO_IMAGE if isinstance(metric, TopK) else NO_OBJECT
     rows = []
     for label, row in table.items():
         absent = any(math.isnan(value) for value in row.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from visionkit.errors import DataError
@@ -18,6 +19,7 @@ Points = list[tuple[float, float]]
 """(step, value), by rising step."""
 _NO_NUMBERS = ("step", "epoch", "lr")
 _TOTAL = "total"
+_TRAIN, _ON_TRAIN = "train/", " (train)"
 _COLOURS = LINES[:-1]
 _NUMBERS_A_HEAD = 6
 """The first ones of a head, which are its main ones, are drawn: enough to tell the lines apart."""
@@ -25,6 +27,8 @@ _NUMBERS_A_HEAD = 6
 
 def plot_curves(metrics_jsonl: Path, folder: Path) -> list[Path]:
     """Draw a run's losses, learning rate and metrics into loss.png, rate.png and metrics.png, as far as there are any.
+
+    A metric of training images without augmentation ("train/head/metric") is dashed, in the colour of the same metric.
 
     Args:
         metrics_jsonl: lines with "step" and either losses and "lr", or "epoch" and "head/metric" (null: none). Metrics
@@ -40,11 +44,15 @@ def plot_curves(metrics_jsonl: Path, folder: Path) -> list[Path]:
     lines = _read_lines(metrics_jsonl)
     steps = [line for line in lines if "epoch" not in line]
     losses, metrics = _curves(steps), _curves([line for line in lines if "epoch" in line])
+    train = _curves(
+        [{key.removeprefix(_TRAIN): value for key, value in line.items() if key.startswith((_TRAIN, "step"))}
+         for line in lines if "epoch" in line]
+    )  # fmt: skip
     rate = {"learning rate": [(line["step"], line["lr"]) for line in steps if "lr" in line]}
     panels: dict[str, list[dict[str, Points]]] = {
         "loss": [losses] if any(losses.values()) else [],
         "rate": [rate] if rate["learning rate"] else [],
-        "metrics": _panels(metrics),
+        "metrics": _panels(metrics, train),
     }
     folder.mkdir(parents=True, exist_ok=True)
     return [save(_figure(parts, kind=name), folder / f"{name}.png") for name, parts in panels.items() if parts]
@@ -70,13 +78,19 @@ def _curves(lines: Sequence[Mapping[str, float | None]]) -> dict[str, Points]:
     return curves
 
 
-def _panels(metrics: Mapping[str, Points]) -> list[dict[str, Points]]:
-    """The main metrics that have any value, head by head."""
+def _panels(
+    metrics: Mapping[str, Points], train: Mapping[str, Points] = MappingProxyType({})
+) -> list[dict[str, Points]]:
+    """The main metrics that have any value, head by head, each followed by that of training images."""
     heads: dict[str, list[str]] = {}
     for name, points in metrics.items():
         if points:
             heads.setdefault(name.partition("/")[0], []).append(name)
-    return [{name: metrics[name] for name in names[:_NUMBERS_A_HEAD]} for names in heads.values()]
+    panels = []
+    for names in heads.values():
+        panel = {name: metrics[name] for name in names[:_NUMBERS_A_HEAD]}
+        panels.append(panel | {f"{name}{_ON_TRAIN}": train[name] for name in panel if train.get(name)})
+    return panels
 
 
 def _figure(panels: Sequence[Mapping[str, Points]], *, kind: str) -> Figure:
@@ -102,6 +116,8 @@ def _draw_lines(axes: Axes, curves: Mapping[str, Points]) -> None:
         x, y = zip(*curves[name], strict=True) if curves[name] else ((), ())
         marker, style = "o" if len(x) < 20 else None, ("-", "--", ":")[k // len(_COLOURS) % 3]
         colour = _COLOURS[k % len(_COLOURS)]
+        if name.endswith(_ON_TRAIN):
+            style, colour = "--", _COLOURS[names.index(name.removesuffix(_ON_TRAIN)) % len(_COLOURS)]
         if name == _TOTAL:
             style, colour = "-", BLACK
         axes.plot(x, y, style, color=colour, label=plain(name, 36), linewidth=1.6, marker=marker, ms=3)
