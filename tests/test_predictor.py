@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import visionkit.predictor
+import visionkit.predict_files
 from visionkit.errors import DataError, UserError
+from visionkit.predict_files import predict_run
 from visionkit.predictions import Classification, Detections, Prediction
-from visionkit.predictor import Predictor, predict_run, to_array
+from visionkit.predictor import Predictor, to_array
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Geometry
 
@@ -166,9 +167,10 @@ def run(model: BrightBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def call(source: str, out: str = "out", **more: object) -> int:
         keys = {"checkpoint": "checkpoint", "device": "cpu", "score": 0.3, "batch_size": 2, **more}
+        keys = {"save": ["drawings", "predictions"], "features": SimpleNamespace(level=None, pool=True), **keys}
         return predict_run(SimpleNamespace(source=str(tmp_path / source), out=str(tmp_path / out), **keys))
 
-    monkeypatch.setattr(visionkit.predictor, "load", lambda _checkpoint, device: Predictor(model, device))
+    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device: Predictor(model, device))
     return call
 
 
@@ -214,6 +216,12 @@ def test_patterns_and_single_files(run, photographs: Path, tmp_path: Path) -> No
     photographs.joinpath("b.png").rename(photographs / "b.dat")
     assert run("photographs/b.dat", "one") == 0
     assert (tmp_path / "one" / "b.dat.png").is_file()
+
+
+def test_only_what_is_asked_for_is_saved(run, photographs: Path, tmp_path: Path) -> None:
+    for save, wanted in (["drawings"], ["b.png"]), (["predictions"], ["predictions.json"]):
+        assert run("photographs/b.png", save[0], save=save) == 0
+        assert [file.name for file in (tmp_path / save[0]).iterdir()] == wanted
 
 
 @pytest.mark.usefixtures("photographs")

@@ -1,0 +1,230 @@
+"""Weights of an earlier run as the beginning of a new one: what of them is kept, tensor by tensor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from visionkit.engine.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
+from visionkit.errors import CheckpointError, ConfigError, listed
+from visionkit.interfaces import Backbone, Neck
+from visionkit.model import VisionModel
+from visionkit.plain_files import Unreadable, read_json
+from visionkit.targets import build
+
+LOGGER = logging.getLogger("visionkit")
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a tensor.
+
+    Attributes:
+        tensor: its name, in the model or, if it was left, in the weights.
+        fate: "kept": taken from the weights, wholly or some classes' rows; "replaced": the weights have no such tensor,
+            or one of another meaning, and training begins with random values; "left": the model has no use for it.
+        why: what there is to say beyond that, or nothing.
+    """
+
+    tensor: str
+    fate: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.fate:<9}{self.tensor}" + (f"  ({self.why})" if self.why else "")
+
+
+def checkpoint_folder(weights: Any) -> Path | None:
+    """The checkpoint or run folder that `weights` (a name, a path or {path: …}) means; None: it means no folder."""
+    path = weights.get("path") if isinstance(weights, Mapping) else weights
+    return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
+
+
+def checkpoint_statistics(folder: Path) -> dict[str, list[float]]:
+    """The mean and std by which a checkpoint's model normalises images; nothing where the folder is no checkpoint."""
+    try:
+        told = read_json(find_checkpoint(folder) / "model.json")
+        return {key: [float(value) for value in told["preprocess"][key]] for key in ("mean", "std")}
+    except (CheckpointError, Unreadable, KeyError, TypeError, ValueError):
+        return {}
+
+
+def take_weights(model: VisionModel, description: Mapping[str, Any], weights: Any) -> list[Fate]:
+    """Fill a new model from the `weights` of its configuration, and tell what became of each tensor.
+
+    A checkpoint, or a run folder (its best one), gives the moving average of its weights: the whole backbone; of a neck
+    and of heads of the same name and kind all tensors that fit. Where a head's class list is another, the rows of the
+    classes that both lists name are kept, and those of the others begin at random. Any other weights have been loaded
+    when the backbone was built, and are told of here.
+
+    Args:
+        model: with random weights, or those of its backbone.
+        description: of the model (`visionkit.build.describe_model`).
+        weights: none, a name, a path, or {path, mean, std}.
+
+    Returns:
+        a line per tensor; none where there are no weights.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or its backbone is another.
+    """
+    if weights in (None, "none", "auto"):
+        return []
+    folder = checkpoint_folder(weights)
+    if folder is None:
+        return _told_of_backbone(model)
+    try:
+        checkpoint = open_checkpoint(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"weights={folder}: {error}") from error
+    given = {name: value for name, value in checkpoint.weights("ema").items() if not name.startswith("preprocess.")}
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("preprocess.")}
+    _check_backbone(own, given, description, checkpoint)
+    try:
+        rules = _rules(model, description, checkpoint.description)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.folder / 'model.json'}: damaged; use another checkpoint") from error
+    taken, fates = {}, []
+    for name, value in own.items():
+        part = next(part for part in rules if name.startswith(f"{part}."))
+        tensor, why = rules[part].match(name.removeprefix(f"{part}."), value, given.get(name))
+        fates.append(Fate(name, "replaced" if tensor is None else "kept", why))
+        if tensor is not None:
+            taken[name] = tensor
+    model.load_state_dict({**model.state_dict(), **taken})
+    return [*fates, *(Fate(name, "left") for name in given if name not in own)]
+
+
+def report_weights(fates: Sequence[Fate], weights: Any, folder: Path) -> None:
+    """Say in a line what became of the weights, and write a line per tensor into weights.txt of the run folder."""
+    if not fates:
+        return
+    (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")
+    path = weights["path"] if isinstance(weights, Mapping) else weights
+    count = {fate: sum(one.fate == fate for one in fates) for fate in ("kept", "replaced", "left")}
+    replaced = [one.tensor for one in fates if one.fate == "replaced" or one.why]
+    if not isinstance(weights, Mapping) and Path(path).is_file():
+        LOGGER.info(f"weights {path}: taken to expect ImageNet's mean and std; else give weights={{path, mean, std}}")
+    said = f"; not as they were: {listed(replaced, 4)}" if replaced else ""
+    counts = f"{count['kept']} tensors kept, {count['replaced']} replaced, {count['left']} left"
+    LOGGER.info(f"weights {path}: {counts} (weights.txt){said}")
+
+
+def _told_of_backbone(model: VisionModel) -> list[Fate]:
+    fates = [
+        Fate(name, "kept" if name.startswith("backbone.") else "replaced")
+        for name in model.state_dict()
+        if not name.startswith("preprocess.")
+    ]
+    return [*fates, *(Fate(name, "left") for name in getattr(model.backbone, "left_out", ()))]
+
+
+def _check_backbone(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], description: Mapping[str, Any], checkpoint: Checkpoint
+) -> None:
+    wanted = {name: value for name, value in own.items() if name.startswith("backbone.")}
+    wrong = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
+    if wrong:
+        theirs, ours = checkpoint.description.get("backbone"), description["backbone"]
+        raise CheckpointError(
+            f"weights={checkpoint.folder}: its backbone is {_in_words(theirs)}, and this one {_in_words(ours)}; choose "
+            f"the same ({len(wrong)} of {len(wanted)} tensors lack or have another shape: {listed(wrong, 2)})"
+        )
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How the tensors of one part of the model are taken over.
+
+    Attributes:
+        refused: why none is, or nothing.
+        rows: by tensor, the axis on which each class has one row; −1: several rows; left out: classes do not matter.
+        classes, before: the class lists of the model and of the weights, where they differ.
+    """
+
+    refused: str = ""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    before: Sequence[str] = ()
+
+    def match(self, name: str, own: Tensor, given: Tensor | None) -> tuple[Tensor | None, str]:
+        """The tensor that takes the place of `own`, or None, and what there is to say of it."""
+        if given is None or self.refused:
+            return None, self.refused if given is not None else ""
+        if name in self.rows:
+            return self._rows_by_class(own, given, self.rows[name])
+        if given.shape != own.shape:
+            return None, f"{tuple(given.shape)} there, {tuple(own.shape)} here"
+        return given, ""
+
+    def _rows_by_class(self, own: Tensor, given: Tensor, axis: int) -> tuple[Tensor | None, str]:
+        common = [label for label in self.classes if label in self.before]
+        wanted = [len(self.before) if i == axis else size for i, size in enumerate(own.shape)]
+        if axis < 0 or not common or list(given.shape) != wanted:
+            return None, "its classes are others"
+        theirs = given.index_select(axis, torch.tensor([self.before.index(label) for label in common]))
+        tensor = own.clone()
+        tensor.index_copy_(axis, torch.tensor([self.classes.index(label) for label in common]), theirs.to(own))
+        return tensor, f"the rows of {len(common)} of {len(self.classes)} classes: {listed(common)}"
+
+
+def _rules(model: VisionModel, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, _Rule]:
+    """By part of the model, as names in its state dict begin."""
+    other = _Rule("this part is of another kind")
+    rules = {
+        "backbone": _Rule(),
+        "neck": _Rule() if _same_kind(ours["neck"], theirs.get("neck")) else other,
+        "loss_weights": _Rule("uncertainties are learned anew"),
+    }
+    for name, node in ours["heads"].items():
+        before = theirs.get("heads", {}).get(name)
+        if not _same_kind(node, before):
+            rules[f"heads.{name}"] = other
+        elif list(node["classes"]) == list(before["classes"]):
+            rules[f"heads.{name}"] = _Rule()
+        else:
+            rows = _class_rows(model, name, node)
+            classes, earlier = list(node["classes"]), list(before["classes"])
+            refused = "its classes are others" if rows is None else ""
+            rules[f"heads.{name}"] = _Rule(refused, rows or {}, classes, earlier)
+    return rules
+
+
+def _same_kind(ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> bool:
+    return ours is not None and theirs is not None and ours["_target_"] == theirs["_target_"]
+
+
+def _class_rows(model: VisionModel, head: str, node: Mapping[str, Any]) -> dict[str, int] | None:
+    """See `_Rule.rows`; found by building the head of `node` anew with one more class. None: it cannot be so built."""
+    specs = dict(cast(Backbone, model.backbone).out_specs)
+    specs |= cast(Neck, model.neck).out_specs if model.neck is not None else {}
+    lists = {key for key, value in node.items() if key.startswith("class") and isinstance(value, list)}
+    grown = {key: [*value, value[-1]] if key in lists else value for key, value in node.items()}
+    grown["classes"] = [*node["classes"], "one more"]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            other: nn.Module = build(grown)(specs)
+    except ConfigError:
+        return None
+    shapes = {name: value.shape for name, value in other.state_dict().items()}
+    rows = {}
+    for name, value in model.heads[head].state_dict().items():
+        axes = [axis for axis, (more, here) in enumerate(zip(shapes[name], value.shape, strict=True)) if more != here]
+        if axes:
+            single = len(axes) == 1 and shapes[name][axes[0]] == value.shape[axes[0]] + 1
+            rows[name] = axes[0] if single else -1
+    return rows
+
+
+def _in_words(node: Any) -> str:
+    """A backbone as its kind and arguments."""
+    if not isinstance(node, Mapping):
+        return "not told"
+    own = ", ".join(f"{key}={value}" for key, value in node.items() if not key.startswith("_"))
+    return f"{str(node.get('_target_')).rpartition('.')[2]}({own})"
