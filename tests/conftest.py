@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cv2
 import pytest
 import torch
 
 from visionkit import cli
+from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.engine.trainer import Trainer
 
 TINY = (
@@ -89,3 +96,70 @@ def interrupt(before_step):
         raise KeyboardInterrupt
 
     return lambda step: before_step(step, stop)
+
+
+# ------------------------------------------------------------------------------ runs that die, runs that must be equal
+def _assert_equal(one, other, where: str) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            _assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            _assert_equal(mine, theirs, f"{where}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def _of_checkpoint(run: Path, link: str) -> dict:
+    found = open_checkpoint(run / "checkpoints" / link)
+    parts = {"ema": found.weights("ema"), "model": found.weights("model"), "training": found.training_state()}
+    return {"step": found.step, "state": found.state, "description": found.description, **parts}
+
+
+@pytest.fixture(scope="session")
+def assert_equal_runs():
+    """assert_equal_runs(one, other): to the bit, what was learned and what is told of it."""
+
+    def compare(one: Path, other: Path) -> None:
+        for link in ("last", "best"):
+            _assert_equal(_of_checkpoint(Path(one), link), _of_checkpoint(Path(other), link), link)
+        for name in ("metrics.jsonl", "metrics.json", "predictions.json"):
+            assert (Path(one) / name).read_text() == (Path(other) / name).read_text(), name
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def in_child():
+    """in_child(action): run it in a forked process, which has all imports already; return how that ended (waitpid).
+
+    What it prints goes nowhere, unless it fails.
+    """
+
+    def fork(action, log: Path = Path(os.devnull)) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                cv2.setNumThreads(0)
+                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
+                code = action()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        return os.waitpid(child, 0)[1]
+
+    return fork
+
+
+@pytest.fixture(scope="session")
+def killed_by():
+    """killed_by(status): the signal that ended a process, or None."""
+    return lambda status: signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None

@@ -46,7 +46,7 @@ TYPOS = [
         "backbone=resnet5: there is no such backbone (did you mean 'resnet50'?); known: convnext_base, convnext_large, "
         "convnext_small, convnext_tiny, csp, csp_large, csp_medium, csp_nano, csp_small, densenet121, densenet161, "
         "densenet169, densenet201, efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, "
-        "efficientnet_b4, efficientnet_b5, efficientnet_b6 and 39 more",
+        "efficientnet_b4, efficientnet_b5, efficientnet_b6 and 40 more",
     ),
     ("engine.epochs=abc", "engine.epochs=abc: a whole number is wanted"),
     ("head.detection.level=3", "head.detection.level: DenseDetection has no argument 'level' (did you mean 'levels'?)"),
@@ -74,8 +74,8 @@ TYPOS = [
     ("engine.compile=maybe", "engine.compile=maybe: true or false is wanted"),
     ("engine.channels_last=maybe", "engine.channels_last=maybe: one of auto, true, false is wanted"),
     ("engine.precision=fp8", "engine.precision=fp8: one of auto, bf16, fp16, fp32 is wanted"),
-    ("data.batch_size=auto", "data.batch_size=auto: a whole number is wanted"),
-    ("data.batch_size=0", "data.batch_size=0: 1 or more is wanted"),
+    ("data.batch_size=some", "data.batch_size=some: a whole number, 1 or more, or auto is wanted"),
+    ("data.batch_size=0", "data.batch_size=0: a whole number, 1 or more, or auto is wanted"),
     ("data.workers=-1", "data.workers=-1: a whole number, 0 or more, or auto is wanted"),
     ("data.on_error=ignore", "data.on_error=ignore: one of stop, skip is wanted"),
     ("data.splits=[a]", "data.splits=[a]: a mapping with the keys train, val, test is wanted"),
@@ -93,7 +93,15 @@ TYPOS = [
     ("model.learn_loss_weights=maybe", "model.learn_loss_weights=maybe: true or false is wanted"),
     ("optim.lr=0", "optim.lr=0: a number above 0 is wanted"),
     ("optim.lr=nan", "optim.lr=nan: a number above 0 is wanted"),
-    ("optim.momentum=0.9", "optim.momentum: adamw takes no momentum; use optim=sgd"),
+    ("optim.alpha=0.9", "optim.alpha: muon takes no alpha; use optim=rmsprop"),
+    ("optim.l1=-1", "optim.l1=-1: 0 or more is wanted"),
+    ("optim.layer_decay=0", "optim.layer_decay=0: a number above 0 and at most 1 is wanted"),
+    ("optim=adm", "optim=adm: there is no such optim (did you mean 'adam'?); known: adam, adamw, momentum, muon, "
+     "rmsprop, sgd"),
+    ("model.norm=frozn", "model.norm=frozn: one of auto, live, frozen, sync is wanted (did you mean 'frozen'?)"),
+    ("model.unfreeze={c5: soon}", "model.unfreeze={'c5': 'soon'}: a mapping such as {key: value} with a number for "
+     "every value is wanted"),
+    ("model.unfreeze={c5: -1}", "model.unfreeze.c5=-1: a number of epochs, 0 or more, is wanted"),
     ("optim.lr=0.1,0.2", "optim.lr=0.1,0.2: several values need --multirun; as one list they are written [a, b]"),
     ("seed=-1", "seed=-1: 0 or more is wanted"),
     ("seed=${sed}", "seed=${sed}: this does not fit the configuration (Interpolation key 'sed' not found)"),
@@ -306,8 +314,8 @@ def test_command_line_wins_over_shapes():
     assert cfg.model.backbone.name == "resnet18"
     assert cfg.augment.transforms == []
     assert cfg.schedule.name == "cosine"
-    sgd = compose("train", ["optim=sgd", "optim.weight_decay=0.1"])
-    assert (sgd.optim.lr, sgd.optim.weight_decay) == (0.01, 0.1)
+    chosen = compose("train", ["optim=momentum", "optim.weight_decay=0.1"])
+    assert (chosen.optim.lr, chosen.optim.weight_decay) == (0.01, 0.1)
 
 
 def test_debug_tiny_wins_over_all_but_the_command_line():

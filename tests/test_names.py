@@ -11,11 +11,11 @@ import pytest
 
 SNAPSHOT = {
     "visionkit": ["Predictor", "VisionModel", "__version__", "load"],
-    "visionkit.backbones": ["CSP", "Timm", "Torchvision"],
+    "visionkit.backbones": ["CSP", "Plain", "Timm", "Torchvision"],
     "visionkit.necks": ["FPN", "PAFPN"],
     "visionkit.heads": [
         "DeepLabV3Plus", "DenseDetection", "DenseInstance", "FCN", "LinearClassification", "ObjectLocalization",
-        "PanopticMerge", "SemanticSegmentation",
+        "PanopticMerge", "PlainClassification", "SemanticSegmentation",
     ],
     "visionkit.metrics": [
         "CocoDetection", "CocoInstances", "LocalizationAccuracy", "PanopticQuality", "SemanticScores", "TopK",
@@ -29,6 +29,9 @@ SNAPSHOT = {
     "visionkit.data.readers": [
         "Auto", "Coco", "CocoPanoptic", "Csv", "Folder", "Joined", "Masks", "Mixture", "Shapes", "SingleObject", "Voc",
         "Yolo",
+    ],
+    "visionkit.inspection": [
+        "Call", "Evidence", "Row", "class_evidence", "rows", "text_table", "total", "trace_model",
     ],
     "visionkit.report": ["Shown", "contact_sheet", "draw", "draw_all", "plot_curves", "spread", "write_report"],
 }  # fmt: skip
@@ -54,6 +57,7 @@ def test_what_is_called_by_name_takes_the_arguments_that_are_documented():
     assert arguments(Predictor)[:2] == ["model", "device"]
     assert inspect.signature(Predictor).parameters["device"].default == "auto"
     assert arguments(Predictor.predict)[0] == "self"
+    assert arguments(Predictor.features)[1:4] == ["images", "level", "pooled"]
     assert arguments(VisionModel.outputs)[:2] == ["self", "images"]
     assert arguments(coco_evaluate) == ["ground_truth", "detections", "iou_type", "backend"]
     defaults = {name: one.default for name, one in inspect.signature(coco_evaluate).parameters.items()}

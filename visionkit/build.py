@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -93,12 +94,13 @@ def build_model(
 
 
 def backbone_weights(weights: Any) -> str | None:
-    """The `weights` of a configuration as a backbone takes them: None for none, and for auto as long as none ship."""
-    if isinstance(weights, Mapping):
-        if "path" not in weights:
-            raise ConfigError("weights={…}: path is missing; give weights={path: FILE, mean: 0.5, std: 0.5}")
-        return str(weights["path"])
-    return None if weights in ("none", "auto", None) else str(weights)
+    """The `weights` of a configuration as a backbone takes them: None for none, for auto as long as none ship, and for
+    those of a run, which are the whole model's (`visionkit.transfer`).
+    """
+    if isinstance(weights, Mapping) and "path" not in weights:
+        raise ConfigError("weights={…}: path is missing; give weights={path: FILE, mean: 0.5, std: 0.5}")
+    path = weights["path"] if isinstance(weights, Mapping) else weights
+    return None if path in ("none", "auto", None) or Path(str(path)).is_dir() else str(path)
 
 
 def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | None = None) -> Reader:
@@ -130,10 +132,13 @@ def _opened(data: Mapping[str, Any], split: str, allow: Sequence[str] | None) ->
     return reader
 
 
-def build_metrics(model: VisionModel, *, voc_ap: bool = False) -> dict[str, Metric]:
+def build_metrics(
+    model: VisionModel, *, voc_ap: bool = False, class_numbers: Sequence[str] | None = None
+) -> dict[str, Metric]:
     """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from.
 
-    voc_ap: those of boxes tell VOC's average precision, too.
+    voc_ap: those of boxes tell VOC's average precision, too. class_numbers: those that whole-image classes are judged
+    by; None: the usual ones (`TopK`).
     """
     metrics: dict[str, Any] = {}
     for name, module in model.heads.items():
@@ -147,7 +152,8 @@ def build_metrics(model: VisionModel, *, voc_ap: bool = False) -> dict[str, Metr
         elif "box" in head.needs:
             metrics[name] = LocalizationAccuracy(head.classes)
         else:
-            metrics[name] = TopK(head.classes, multi_label=bool(getattr(module, "multi_label", False)))
+            several = bool(getattr(module, "multi_label", False))
+            metrics[name] = TopK(head.classes, multi_label=several, numbers=class_numbers)
     metrics.update({name: merge.metric() for name, merge in model.merges.items()})
     return metrics
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from visionkit.errors import ConfigError, RunError, UserError, did_you_mean, lis
 TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
     "evaluate": ("visionkit.engine.judging", "evaluate_run", "score a checkpoint"),
-    "predict": ("visionkit.predictor", "predict_run", "draw and save a checkpoint's predictions"),
+    "predict": ("visionkit.predict_files", "predict_run", "draw and save a checkpoint's predictions"),
     "benchmark": ("visionkit.engine.benchmark", "benchmark_run", "time inference, all heads together and one by one"),
     "benchmark loader": ("visionkit.engine.loader_benchmark", "loader_benchmark_run", "time the training loader"),
     "check_data": ("visionkit.cli", "check_data_run", "look for faults in a data set"),
+    "probe": ("visionkit.probe", "probe_run", "judge a network's features by a simple classifier on them"),
+    "inspect_model": ("visionkit.inspection.run", "inspect_run", "tell a model's layers, and draw what it has learned"),
 }
 """Each tool's function, which takes the composed configuration and returns an exit code or None, and what it does."""
 
@@ -26,11 +29,13 @@ _USUAL = {
     "train": (
         "task=detect|classify|localize|semantic|instance|panoptic|multitask", "heads=[…]", "data=NAME data.root=DIR",
         "backbone=NAME", "weights=none|NAME|FILE", "image_size=640",
-        "run_dir=DIR", "resume=none|auto|DIR", "device=auto|cpu|cuda:0|mps", "seed=0", "engine.epochs=N",
-        "engine.max_steps=N", "data.batch_size=N", "data.workers=N|auto", "optim.lr=X", "debug=tiny",
+        "run_dir=DIR", "resume=none|auto|DIR", "resume_allow=[KEY,…]", "device=auto|cpu|cuda:0|mps", "seed=0",
+        "engine.epochs=N", "engine.max_steps=N", "data.batch_size=N", "data.workers=N|auto", "optim.lr=X", "debug=tiny",
     ),
-    "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR"),
-    "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "score=0.3", "batch_size=16", "device=auto"),
+    "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR",
+                 "batch_size=16"),
+    "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "save=[drawings,predictions,features]",
+                "features.level=c5", "features.pool=true", "score=0.3", "batch_size=16", "device=auto"),
     "benchmark": ("task=multitask heads=[…]", "backbone=NAME", "image_size=640", "data.batch_size=N", "device=auto",
                   "engine.precision=auto|bf16|fp32", "resume=none|RUN", "run_dir=DIR"),
     "benchmark loader": ("data=NAME data.root=DIR", "task=detect", "image_size=640", "data.batch_size=N",
@@ -38,6 +43,11 @@ _USUAL = {
                          "index=true", "run_dir=DIR"),
     "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "page=OUT.html", "fix=OUT.json",
                    "task=detect"),
+    "probe": ("data=NAME data.root=DIR", "backbone=NAME weights=NAME|FILE|RUN", "checkpoint=DIR (in place of these)",
+              "train=FILE.npz test=FILE.npz (in place of all these)", "kind=linear|knn", "k=5", "level=c5",
+              "run_dir=DIR"),
+    "inspect_model": ("task=detect heads=[…]", "backbone=NAME", "image_size=640", "weights=none|NAME|FILE|RUN",
+                      "checkpoint=DIR (in place of these)", "depth=N", "out=model.png", "image=FILE out=DIR"),
 }  # fmt: skip
 
 
@@ -74,8 +84,7 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
             return 0
         if "--multirun" in arguments or "-m" in arguments:
             return _multirun(tool, [text for text in arguments if text not in ("--multirun", "-m")])
-        config = importlib.import_module("visionkit.config")
-        return _call(tool, config.compose(tool, arguments))
+        return _call(tool, _composed(tool, arguments))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -134,6 +143,16 @@ def check_data_run(cfg: Any) -> int:
     return check_data(openers, page=page, fix=fix)
 
 
+def _composed(tool: str, arguments: Sequence[str]) -> Any:
+    """The configuration; where it is wrong, the first of several processes says so for all."""
+    try:
+        return importlib.import_module("visionkit.config").compose(tool, arguments)
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from error
+        raise
+
+
 def _call(tool: str, cfg: Any) -> int:
     module, function, _ = TOOLS[tool]
     return int(getattr(importlib.import_module(module), function)(cfg) or 0)
@@ -150,6 +169,8 @@ def _multirun(tool: str, arguments: Sequence[str]) -> int:
         raise ConfigError(f"--multirun is for train, not for {tool}")
     if any(text.startswith("data=[") for text in arguments):
         raise ConfigError("data=[…]: --multirun mixes no data sets; start each run by itself")
+    hydras = [text for text in arguments if text.startswith(("hydra/", "hydra."))]  # the launcher's and sweeper's own
+    arguments = [text for text in arguments if text not in hydras]
     faults: list[str] = []
     for overrides in single_runs(arguments):
         try:
@@ -159,7 +180,7 @@ def _multirun(tool: str, arguments: Sequence[str]) -> int:
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     codes = [0]
-    sys.argv = [tool, "--multirun", *for_sweep(arguments, groups())]
+    sys.argv = [tool, "--multirun", *hydras, *for_sweep(arguments, groups())]
     hydra.main(config_path=str(configs_folder()), config_name=tool, version_base="1.3")(
         lambda cfg: codes.append(_call(tool, checked(tool, cfg)))
     )()

@@ -13,7 +13,7 @@ import copy
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import hydra
 from hydra.errors import HydraException
@@ -22,9 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visionkit.config_checks import empty, fill, leaves, range_faults, shown, without_missing
 from visionkit.config_data import IMAGE_KEYS, READER_KEYS, SET_KEYS, data_faults, filled_sets
-from visionkit.config_schema import SCHEMAS, DataConfig
+from visionkit.config_files import read_config
+from visionkit.config_plain import class_faults, lay_plain_head
+from visionkit.config_schema import SCHEMAS, DataConfig, TrainConfig
 from visionkit.errors import ConfigError, did_you_mean, listed
-from visionkit.overrides import names_folder_alone, read_overrides
+from visionkit.overrides import names_folder_alone, read_overrides, variant
 from visionkit.targets import build, check_fence, locate, parameters, target_faults
 
 __all__ = [
@@ -37,8 +39,10 @@ __all__ = [
     "reader_arguments",
 ]
 
-TRAINING = ("train", "benchmark", "benchmark loader")
+TRAINING = ("train", "benchmark", "benchmark loader", "inspect_model", "probe")
 """The tools that take the whole configuration of a training run."""
+_USUAL_TASK: Mapping[str, Mapping[str, str]] = {"probe": {"task": "classify"}}
+"""Of tools whose usual task is another than that of a training run."""
 _TUNED_BY_DATA = ("augment", "optim", "schedule", "preprocess")
 """Groups of which configs/data/<data>/<task>.yaml may change single keys."""
 
@@ -48,19 +52,38 @@ def _height_width(size: Any) -> list[Any]:
 
 
 def _backbone_weights(weights: Any) -> Any:
-    """Return what a backbone takes: a name, a file, or None; no weights are shipped that `auto` could mean."""
+    """Return what a backbone takes: a name, a file, or None; no weights are shipped that `auto` could mean, and those
+    of a run are the whole model's.
+    """
     path = weights.get("path") if OmegaConf.is_dict(weights) else weights
-    return None if path in ("none", "auto") else path
+    return None if path in ("none", "auto") or Path(str(path)).is_dir() else path
 
 
-def _from_weights(weights: Any, key: str, channels: int, default: Any) -> Any:
-    """Return what {path, mean, std} says under `key`, one number for all channels or one each, else the default.
+def _from_weights(weights: Any, key: str, channels: int, default: Any, backbone: Any) -> Any:
+    """Return what {path, mean, std} says under `key`, one number for all channels or one each, else what a checkpoint
+    or published weights say, else the default.
 
     default: of red, green and blue; images of another number of channels have their mean in each.
     """
+    path = weights.get("path") if OmegaConf.is_dict(weights) else weights
+    if isinstance(path, str) and Path(path).is_dir():
+        from visionkit.transfer import checkpoint_statistics  # only who takes the weights of a run waits for torch
+
+        default = checkpoint_statistics(Path(path)).get(key, default)
+    elif isinstance(path, str) and path not in ("none", "auto"):
+        default = _published_statistics(backbone, path).get(key, default)
     usual = list(default) if channels == len(default) else [round(sum(default) / len(default), 3)] * channels
     value = weights.get(key, usual) if OmegaConf.is_dict(weights) else usual
     return [value] * channels if isinstance(value, int | float) else value
+
+
+def _published_statistics(backbone: Any, weights: str) -> Mapping[str, list[float]]:
+    """Return the mean and std of published weights, where the backbone knows them; nothing for files and others."""
+    try:
+        told = getattr(locate(backbone.get("_target_")), "statistics", None)
+        return {} if told is None else told(str(backbone.get("name")), weights)
+    except ConfigError:
+        return {}  # what is wrong is told when targets are checked
 
 
 # Used in configs/: ${height_width:${image_size}}
@@ -96,12 +119,15 @@ def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         ConfigError: one line for each fault.
     """
+    tool = variant(tool, overrides)
     choices, values, faults = read_overrides(tool, overrides, groups())
     if tool in (*TRAINING, "check_data") and names_folder_alone(choices, values):
         choices["data"] = "auto"
     plain = _composed(tool, choices, values, faults)
     cfg, more = _filled(tool, plain)
-    faults += more + (_misplaced_heads(values, cfg) if tool in TRAINING else [])
+    faults += more
+    if tool in TRAINING:
+        faults += _misplaced_heads(values, cfg) + class_faults(values, cfg)
     if faults:
         raise ConfigError("\n".join(dict.fromkeys(faults)))
     return cfg
@@ -179,10 +205,13 @@ def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], 
     values = dict(values)
     sets = values.pop("data.sets", {})
     if tool in TRAINING:
-        return _laid(_with_sets(choices, sets), values, faults)
+        chosen = {**_USUAL_TASK.get(tool, {}), **choices}
+        return _laid(_with_sets(chosen, sets), {**_beside_training(tool), **values}, faults)
     about_data = {key: value for key, value in values.items() if key.startswith("data.") or key == "image_size"}
     own = {key: value for key, value in values.items() if key not in about_data or tool != "check_data"}
-    plain = _laid(_from_files(tool, ()), own, faults)
+    known = get_type_hints(SCHEMAS[tool])
+    files = _from_files(tool.partition(" ")[0], ())
+    plain = _laid(OmegaConf.masked_copy(files, [str(key) for key in files if key in known]), own, faults)
     if tool == "check_data":
         trained = _laid(_with_sets(choices, sets), about_data, faults)
         plain |= {"task": choices.get("task", "detect"), "image_size": trained["image_size"], "data": trained["data"]}
@@ -190,6 +219,15 @@ def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], 
         chosen = {"task": _task_of(plain.get("checkpoint")), **choices}
         plain["data"] = _laid(_with_sets(chosen, sets), about_data, faults)["data"]
     return plain
+
+
+def _beside_training(tool: str) -> dict[str, Any]:
+    """The values of configs/<tool>.yaml for those of its keys that a training run does not have."""
+    if tool not in ("inspect_model", "probe"):
+        return {}
+    own = get_type_hints(SCHEMAS[tool]).keys() - get_type_hints(TrainConfig).keys()
+    files: Any = OmegaConf.to_container(_from_files(tool, ()))
+    return {key: files[key] for key in own if key in files}
 
 
 @functools.cache
@@ -257,7 +295,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def _task_of(checkpoint: Any) -> str:
     """Return the task that a checkpoint was trained for, which decides what `shapes` draws."""
     file = Path(str(checkpoint)).expanduser() / "config.yaml"
-    task = OmegaConf.select(OmegaConf.load(file), "task") if file.is_file() else None
+    task = read_config(file).get("task") if file.is_file() else None
     return task if task in groups()["task"] else "detect"
 
 
@@ -268,7 +306,7 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
     given = {key: value for key, value in plain.items() if key != "hydra"}
     faults = fill(cfg, given)
     values: Any = OmegaConf.to_container(cfg)
-    if tool == "evaluate" and isinstance(values["data"], Mapping):
+    if tool in ("evaluate", "probe checkpoint=") and isinstance(values["data"], Mapping):
         data = empty(DataConfig)
         faults += fill(data, values["data"], "data.")
         cfg.data = values["data"] = without_missing(OmegaConf.to_container(data))
@@ -286,6 +324,9 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
                 values[group] = cfg[group]
         if values["data"]["splits"]["train"] is None:
             faults.append("data.splits.train=null: name the list to train on")
+        if not faults:
+            faults += lay_plain_head(values)
+            cfg.head = values["head"]
     if "data" in values:
         faults += data_faults(values["data"])
     faults += target_faults(values, "")

@@ -22,7 +22,9 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.box": ("largest", "first", None),
     "augment.backend": ("albumentations", "torchvision"),
     "loss": ("auto", "cross_entropy", "focal", "binary_cross_entropy"),
-    "optim.name": ("adamw", "muon", "sgd"),
+    "kind": ("linear", "knn"),
+    "model.norm": ("auto", "live", "frozen", "sync"),
+    "optim.name": ("adam", "adamw", "momentum", "muon", "rmsprop", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),
     "engine.channels_last": ("auto", True, False),
@@ -30,11 +32,13 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
 _AT_LEAST: Mapping[str, int] = {
     "seed": 0,
     "batch_size": 1,
+    "k": 1,
+    "depth": 1,
     "data.seed": 0,
     "data.objects": 1,
     "data.channels": 1,
-    "data.batch_size": 1,
     "optim.weight_decay": 0,
+    "optim.l1": 0,
     "schedule.warmup_steps": 0,
     "engine.epochs": 1,
     "engine.max_steps": 1,
@@ -42,17 +46,29 @@ _AT_LEAST: Mapping[str, int] = {
     "engine.accumulate": 1,
     "engine.evaluate_every": 1,
     "engine.log_steps": 1,
+    "engine.train_slice": 0,
+    "engine.patience": 1,
+    "engine.min_delta": 0,
     "engine.max_bad_steps": 0,
     "engine.ema.warmup": 0,
     "augment.batch_mix.mixup": 0,
     "augment.batch_mix.cutmix": 0,
     "debug.images": 1,
 }
+_SAVED = ("drawings", "predictions", "features")
+"""What tools/predict.py can save."""
+_TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "betas": ("adamw", "adam", "muon"),
+    "momentum": ("momentum", "muon", "rmsprop"),
+    "alpha": ("rmsprop",),
+}
+"""The optimizers that take an argument."""
 _POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm", "engine.max_hours", "engine.timeout")
 _SHARES = (
     "score",
     "data.max_skipped",
     "optim.momentum",
+    "optim.alpha",
     "schedule.warmup",
     "schedule.final",
     "schedule.flat",
@@ -97,6 +113,8 @@ def unknown_key(path: str, siblings: Collection[str]) -> str:
     parent, _, name = path.rpartition(".")
     everywhere = [key for key, _ in leaves(OmegaConf.to_container(empty(TrainConfig)))]  # type: ignore[arg-type]
     elsewhere = {key.rpartition(".")[2]: key for key in reversed(everywhere)}
+    if any(key == path or key.startswith(f"{path}.") for key in everywhere):
+        return f"{path}: this is a key of training, not of this tool"
     if name in elsewhere:
         return f"{path}: there is no such key (did you mean '{elsewhere[name]}'?)"
     close = get_close_matches(name, siblings, n=1)
@@ -134,8 +152,15 @@ def range_faults(cfg: Mapping[str, Any]) -> list[str]:
         *((key, lambda value, least=least: value >= least, f"{least} or more") for key, least in _AT_LEAST.items()),
         *((key, lambda value: 0 < value < float("inf"), "a number above 0") for key in _POSITIVE),
         *((key, lambda value: 0 <= value <= 1, "a share from 0 to 1") for key in _SHARES),
+        ("save", lambda names: bool(names) and set(names) <= set(_SAVED), f"any of {listed(_SAVED)}"),
+        ("optim.layer_decay", lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
         ("device", _is_device, "auto, cpu, mps, cuda or cuda:N"),
         ("data.workers", lambda value: value == "auto" or _is_count(value), "a whole number, 0 or more, or auto"),
+        (
+            "data.batch_size",
+            lambda value: value == "auto" or (_is_count(value) and value > 0),
+            "a whole number, 1 or more, or auto",
+        ),
         ("image_size", _is_image_size, "a whole number above 0, or [height, width],"),
         (
             "optim.betas",
@@ -198,9 +223,18 @@ def _weights_faults(weights: Any) -> list[str]:
 
 def _wiring_faults(values: Mapping[str, Any]) -> list[str]:
     faults = []
-    for name, other in (("adamw", "momentum"), ("sgd", "betas")):
-        if values.get("optim.name") == name and values.get(f"optim.{other}") is not None:
-            faults.append(f"optim.{other}: {name} takes no {other}; use optim={'sgd' if name == 'adamw' else 'adamw'}")
+    name = values.get("optim.name")
+    for argument, takers in _TAKEN_BY.items():
+        if name is not None and name not in takers and values.get(f"optim.{argument}") is not None:
+            faults.append(f"optim.{argument}: {name} takes no {argument}; use optim={', optim='.join(takers)}")
+    if values.get("weights") in ("none", "auto"):
+        for key, held in (("model.freeze", values.get("model.freeze") not in (None, "none")),
+                          ("model.norm", values.get("model.norm") == "frozen")):  # fmt: skip
+            if held:
+                faults.append(f"{key}={values[key]}: the weights are random; give weights=NAME, FILE or RUN, too")
+    for key, epochs in values.items():
+        if key.startswith("model.unfreeze.") and not 0 <= epochs < float("inf"):
+            faults.append(f"{key}={shown(epochs)}: a number of epochs, 0 or more, is wanted")
     if values.get("schedule.name") == "cosine" and values.get("schedule.flat") is not None:
         faults.append("schedule.flat: cosine falls from the start; use schedule=flat_cosine")
     return faults

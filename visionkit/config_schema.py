@@ -15,6 +15,10 @@ from typing import Any
 class ModelConfig:
     """backbone, neck: a `_target_` and its arguments (neck null: heads read the backbone); width: factor on channels
     of our own parts. loss_weights: factors by "head/loss" or by head; learn_loss_weights: learn one a head beside them.
+    freeze: none, backbone, or the level up to which its stages are frozen; unfreeze: by level, or "all", the epochs
+    after which its stage learns, the last stage first, as in {c5: 2, c4: 4, all: 6}. norm: what batch norms
+    do in training: live, frozen (the backbone's, as in evaluation), sync (statistics of all GPUs' batches), or auto
+    (sync where several GPUs have few images each, else live).
     """
 
     backbone: dict[str, Any]
@@ -22,6 +26,9 @@ class ModelConfig:
     width: float
     loss_weights: dict[str, float]
     learn_loss_weights: bool
+    freeze: str
+    unfreeze: dict[str, float]
+    norm: str
 
 
 @dataclass
@@ -55,7 +62,8 @@ class DataConfig:
         null: all alike.
     channels: of the decoded images: 3 (RGB), 1 (grey), or as many as the files hold. bit_depth: 8, 16 or float; what
         becomes of files of another depth is told in `visionkit.data.decode`.
-    batch_size: images a step and device. workers: loading processes, or auto.
+    batch_size: images a step and device, or auto: the most that fit into memory (`visionkit.engine.batch_finder`).
+    workers: loading processes, or auto.
     cache: where decoded training images are kept: ram, disk (the cache folder) or none, where each process keeps the
         128 MiB that it met last for mosaics and other mixes. cache_gib: the most that it takes; null: 4 in memory, 64
         on the disk.
@@ -80,7 +88,7 @@ class DataConfig:
     repeat_factor: float | None
     channels: int
     bit_depth: int | str
-    batch_size: int
+    batch_size: int | str
     workers: int | str
     cache: str
     cache_gib: float | None
@@ -149,15 +157,20 @@ class AugmentConfig:
 
 @dataclass
 class OptimConfig:
-    """name: adamw (takes betas), sgd (takes momentum) or muon (takes both: momentum for the hidden layers' weights,
-    betas for AdamW on the rest); lr: the highest of the run; weight_decay: not on norms and biases.
+    """name: sgd, momentum (takes momentum), adam, adamw (take betas), rmsprop (takes alpha, the share of the mean
+    square that is kept, and momentum) or muon (momentum for the hidden layers' weights, betas for AdamW on the rest).
+    lr: the highest of the run; weight_decay, l1: not on norms and biases; layer_decay: factor on the rate from each
+    stage of the backbone to the one before it. What each does is told in `visionkit.engine.optim`.
     """
 
     name: str
     lr: float
     weight_decay: float
+    l1: float
+    layer_decay: float
     betas: list[float] | None
     momentum: float | None
+    alpha: float | None
 
 
 @dataclass
@@ -195,11 +208,15 @@ class EngineConfig:
     accumulate: batches a step. clip_norm: largest norm of the gradient; null: unclipped.
     precision: auto, bf16, fp16 or fp32. channels_last: auto, true or false.
     evaluate_every: epochs from one evaluation to the next. log_steps: steps from one logged line to the next.
+    find_lr: only look for a learning rate, and draw the curve (`visionkit.engine.rate_finder`).
     compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
     select: the number that chooses the best checkpoint: a "head/metric", or mean, the mean of all heads' main numbers,
         each divided by what `references` names for it ("head/metric": number).
     voc_ap: tell Pascal VOC's average precision of boxes beside COCO's.
+    patience: evaluations without a higher `stop_on`, by min_delta at least, after which the run ends; null: it goes on.
+        stop_on: a "head/metric"; null: what `select` says.
+    train_slice: training images that each evaluation also scores, without augmentation; 0: none.
     """
 
     epochs: int
@@ -214,12 +231,17 @@ class EngineConfig:
     ema: EmaConfig
     evaluate_every: int
     log_steps: int
+    find_lr: bool
     compile: bool
     deterministic: bool
     max_bad_steps: int
     select: str
     references: dict[str, float]
     voc_ap: bool
+    patience: int | None
+    stop_on: str | None
+    min_delta: float
+    train_slice: int
 
 
 @dataclass
@@ -256,9 +278,12 @@ class TrainConfig:
     heads: names of `head` that the model has; null: those whose labels the data has. merges: names of `merge`, answers
     made from those of several heads. image_size: side of the canvas in pixels, or [height, width].
     run_dir: folder of the run; null: the next free `runs/<task>/<name>-NNN`. device: auto, cpu, mps, cuda or cuda:N.
-    resume: none, auto or a run folder. loss: of the classification head: auto, cross_entropy, focal or
+    resume: none, auto or a run folder. resume_allow: what may differ from the run that goes on: keys, data.train,
+    data.val, data.test, processes. track: tensorboard, wandb, mlflow, which are handed the run's numbers beside its own
+    files (`visionkit.engine.recorders`). loss: of the classification head: auto, cross_entropy, focal or
     binary_cross_entropy (`visionkit.heads.class_loss`). metrics: the numbers that it is judged by, of which the first
-    is the main one unless top1 (mAP) is among them; null: the usual ones (`visionkit.metrics.TopK`). weights: none, auto, a published name, a file, or {path, mean, std}.
+    is the main one unless top1 (mAP) is among them; null: the usual ones (`visionkit.metrics.TopK`). weights: none,
+    auto, a published name, a file, {path, mean, std}, or a run or checkpoint, of which all is taken that fits.
     head, merge: by name, the `_target_` and its arguments.
     """
 
@@ -271,6 +296,8 @@ class TrainConfig:
     device: str
     seed: int
     resume: str
+    resume_allow: list[str]
+    track: list[str]
     weights: Any
     loss: str
     metrics: list[str] | None
@@ -299,13 +326,14 @@ class LoaderBenchmarkConfig(TrainConfig):
 @dataclass
 class EvaluateConfig:
     """checkpoint: a checkpoint or run folder. data: what differs from the checkpoint's own (`evaluation_data`).
-    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run. metrics: as in
-    training; null: as the checkpoint was trained.
+    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run. batch_size: images
+    at a time, of each process. metrics: as in training; null: as the checkpoint was trained.
     """
 
     checkpoint: str
     run_dir: str | None
     device: str
+    batch_size: int
     metrics: list[str] | None
     data: dict[str, Any]
     engine: JudgingConfig
@@ -313,14 +341,26 @@ class EvaluateConfig:
 
 
 @dataclass
+class FeaturesConfig:
+    """level: of the backbone or the neck; null: the backbone's coarsest. pool: one vector an image, the mean over the
+    cells that hold image; false: the whole map of its canvas.
+    """
+
+    level: str | None
+    pool: bool
+
+
+@dataclass
 class PredictConfig:
-    """source: a file, folder, pattern or video; out: folder for drawn images and predictions.json; score: the least
-    that is drawn; batch_size: images at a time.
+    """source: a file, folder, pattern or video; out: folder for what is saved; save: any of drawings, predictions
+    (predictions.json) and features (features.npz); score: the least that is drawn; batch_size: images at a time.
     """
 
     checkpoint: str
     source: str
     out: str
+    save: list[str]
+    features: FeaturesConfig
     device: str
     score: float
     batch_size: int
@@ -341,6 +381,67 @@ class CheckDataConfig:
     debug: DebugConfig
 
 
+@dataclass
+class InspectModelConfig(TrainConfig):
+    """A training configuration says what the model is. depth: of the table's rows, see `visionkit.inspection.table`;
+    out: PNG of the model's parts, or with `image` a folder for pictures of what the model makes of that file.
+    """
+
+    depth: int | None
+    out: str | None
+    image: str | None
+
+
+@dataclass
+class InspectCheckpointConfig:
+    """As `InspectModelConfig`, of a checkpoint; image_size: null: the checkpoint's own."""
+
+    checkpoint: str
+    image_size: Any
+    depth: int | None
+    out: str | None
+    image: str | None
+    device: str
+    debug: DebugConfig
+
+
+@dataclass
+class ProbeConfig(TrainConfig):
+    """A training configuration says what model looks at what data. kind: linear or knn, a classifier on its features;
+    k: neighbours of knn; level: of the features, null: the backbone's coarsest.
+    """
+
+    kind: str
+    k: int
+    level: str | None
+
+
+@dataclass
+class ProbeCheckpointConfig:
+    """As `ProbeConfig`, of a checkpoint; data: what differs from the checkpoint's own (`evaluation_data`)."""
+
+    checkpoint: str
+    kind: str
+    k: int
+    level: str | None
+    run_dir: str | None
+    device: str
+    data: dict[str, Any]
+    debug: DebugConfig
+
+
+@dataclass
+class ProbeFilesConfig:
+    """As `ProbeConfig`, of features in files: those to learn from and those to be judged by."""
+
+    train: str
+    test: str
+    kind: str
+    k: int
+    run_dir: str | None
+    debug: DebugConfig
+
+
 SCHEMAS: Mapping[str, type] = {
     "train": TrainConfig,
     "benchmark": TrainConfig,
@@ -348,7 +449,25 @@ SCHEMAS: Mapping[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "check_data": CheckDataConfig,
+    "inspect_model": InspectModelConfig,
+    "inspect_model checkpoint=": InspectCheckpointConfig,
+    "probe": ProbeConfig,
+    "probe checkpoint=": ProbeCheckpointConfig,
+    "probe train=": ProbeFilesConfig,
 }
 
-PATH_KEYS = ("data.root", "run_dir", "resume", "weights", "checkpoint", "source", "out", "page", "fix")
+PATH_KEYS = (
+    "data.root",
+    "run_dir",
+    "resume",
+    "weights",
+    "checkpoint",
+    "source",
+    "out",
+    "page",
+    "fix",
+    "image",
+    "train",
+    "test",
+)
 """Keys that hold a path, beside `data.annotations.*`: typed without quotes, `~` means the home folder."""

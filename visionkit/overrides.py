@@ -22,8 +22,21 @@ CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
     "evaluate": ("data",),
     "predict": (),
     "check_data": ("task", "data"),
+    "inspect_model": None,
+    "inspect_model checkpoint=": (),
+    "probe": None,
+    "probe checkpoint=": ("data",),
+    "probe train=": (),
 }
 """The groups of which a tool takes a choice; None: all."""
+
+
+def variant(tool: str, overrides: Sequence[str]) -> str:
+    """The tool as the tables of `CHOSEN_IN` and `SCHEMAS` have it: with a checkpoint, say, some take fewer keys."""
+    given = {text.lstrip("+").partition("=")[0] for text in overrides if "=" in text}
+    return next(
+        (f"{tool} {key}=" for key in ("train", "checkpoint") if key in given and f"{tool} {key}=" in CHOSEN_IN), tool
+    )
 
 
 def read_overrides(
@@ -98,7 +111,9 @@ def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]])
     group, value = override.key_or_group, override.value()
     allowed = CHOSEN_IN[tool]
     if allowed is not None and group not in allowed:
-        return f"{group}={shown(value)}: {tool} takes no {group}" + (f"; it takes {listed(allowed)}" if allowed else "")
+        named = tool.replace(" ", " with ", 1) if tool.endswith("=") else tool
+        takes = f"; it takes {listed(allowed)}" if allowed else ""
+        return f"{group}={shown(value)}: {named} takes no {group}{takes}"
     if group == "data" and isinstance(value, list):
         sets = [name for name in known[group] if name != "mixture"]
         wrong = [shown(name) for name in value if shown(name) not in sets]

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import visionkit
-from visionkit.engine import checkpoint
-from visionkit.engine.checkpoint import find_checkpoint, load_model, open_checkpoint, save_checkpoint
+from visionkit.engine import checkpoint_saving
+from visionkit.engine.checkpoint import find_checkpoint, load_model, open_checkpoint
+from visionkit.engine.checkpoint_manifest import write_json, write_manifest
+from visionkit.engine.checkpoint_saving import save_checkpoint
 from visionkit.errors import CheckpointError
 
 FILES = ("config.yaml", "ema.safetensors", "model.json", "model.safetensors", "state.json", "training.pt")
@@ -29,7 +31,7 @@ def save(root: Path, step: int, *, best: bool = False, size: int = 4) -> Path:
         model=model,
         ema=model,
         description={"heads": {}},
-        state={"epoch": 1, "best": None, "best_step": 0},
+        state={"best": None, "best_step": 0, "evaluation_due": False, "processes": 1, "data": {}},
         training={"optimizer": torch.optim.SGD(model.parameters(), lr=0.1).state_dict()},
         config="task: detect\n",
         best=best,
@@ -91,7 +93,12 @@ def test_damage_to_any_file_is_found(copied, name, damage):
 
 def test_damage_to_the_manifest_is_found(copied):
     manifest = copied / "manifest.json"
-    for text, said in (("{", "not readable"), ("[]", "damaged"), ('{"schema": 1}', "damaged"), ('{"schema": 2}', "2")):
+    for text, said in (
+        ("{", "not readable"),
+        ("[]", "damaged"),
+        ('{"schema": 1}', "damaged"),
+        ('{"schema": 3}', "its "),
+    ):
         manifest.write_text(text)
         with pytest.raises(CheckpointError, match=f"manifest.json: .*{said}"):
             open_checkpoint(copied)
@@ -100,23 +107,49 @@ def test_damage_to_the_manifest_is_found(copied):
         open_checkpoint(copied)
 
 
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found(tmp_path):
+    folder = save(tmp_path, 1)
+    manifest = folder / "manifest.json"
+    content = manifest.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        manifest.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"manifest\.json: "):
+            open_checkpoint(folder)
+    manifest.write_bytes(content)
+    assert open_checkpoint(folder).step == 1
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path, monkeypatch):
+    from visionkit.engine import checkpoint_manifest
+
+    monkeypatch.setattr(checkpoint_manifest, "SCHEMA", 3)
+    save(tmp_path, 1)
+    with pytest.raises(CheckpointError, match=r"schema 3 is not known \(this version knows 3\); update visionkit"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_manifest_cannot_point_outside(copied):
-    entries = json.loads((copied / "manifest.json").read_text())
-    secret = copied.parent / "secret"
-    secret.write_text("x")
-    entries["files"]["../secret"] = checkpoint._fingerprint(secret)
-    (copied / "manifest.json").write_text(json.dumps(entries))
-    with pytest.raises(CheckpointError, match="secret"):
-        open_checkpoint(copied)
+    (copied.parent / "secret").write_text("x")
+    for name in ("../secret", str(copied.parent / "secret")):
+        (copied / "manifest.json").unlink(missing_ok=True)
+        write_manifest(copied)
+        entries = json.loads((copied / "manifest.json").read_text())
+        entries["files"][name] = {"size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+        del entries["sha256"]
+        entries["sha256"] = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+        write_json(copied / "manifest.json", entries)
+        with pytest.raises(CheckpointError, match="secret: is in the manifest but not there"):
+            open_checkpoint(copied)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is run
 def signed(folder: Path, name: str, value) -> None:
     """Change a file of a checkpoint, manifest and all, as somebody with bad intentions would."""
     (folder / name).write_text(json.dumps(value))
-    entries = json.loads((folder / "manifest.json").read_text())
-    entries["files"][name] = checkpoint._fingerprint(folder / name)
-    (folder / "manifest.json").write_text(json.dumps(entries))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
 
 
 @pytest.mark.parametrize(
@@ -164,27 +197,28 @@ def test_arguments_of_another_version_and_other_weights_are_said(copied):
     with pytest.raises(CheckpointError, match="the weights do not fit"):
         load_model(copied)
     signed(copied, "model.json", description)
-    signed(copied, "state.json", {"schema": 1})
-    with pytest.raises(CheckpointError, match=r"state\.json: names no step"):
+    signed(copied, "state.json", {"schema": 2})
+    with pytest.raises(CheckpointError, match=r"state\.json: damaged \(no step\)"):
         load_model(copied)
 
 
 # --------------------------------------------------------------------------------------------------------- many of them
 def test_the_two_newest_and_the_best_stay(tmp_path):
-    for step, best in ((1, False), (2, True), (3, False), (10, False), (9, False)):
+    for step, best in ((1, False), (2, True), (3, False), (9, False), (10, False)):
         save(tmp_path, step, best=best)
     assert steps(tmp_path) == ["step-10", "step-2", "step-9"]
     assert (tmp_path / "checkpoints" / "best").resolve().name == "step-2"
-    assert (tmp_path / "checkpoints" / "last").resolve().name == "step-9"
+    assert (tmp_path / "checkpoints" / "last").resolve().name == "step-10"
     save(tmp_path, 11, best=True)
     assert steps(tmp_path) == ["step-10", "step-11"]
 
 
 def test_the_newest_saved_stays_whatever_its_number(tmp_path):
-    """A run resumed from an earlier step meets what the interrupted one has left."""
+    """A run resumed from an earlier step meets what the interrupted one has left, and makes it anew."""
     for step in (1, 8, 9, 3):
         save(tmp_path, step)
     assert open_checkpoint(tmp_path, "last").step == 3
+    assert steps(tmp_path) == ["step-1", "step-3"]
 
 
 def test_what_a_killed_save_has_left_is_cleared_away(tmp_path):
@@ -224,14 +258,14 @@ def test_a_full_disk_is_said_and_leaves_what_is_there(tmp_path):
     assert open_checkpoint(tmp_path, "best").step == open_checkpoint(tmp_path, "last").step == 1
 
 
-@pytest.mark.parametrize("name", ["_flush", "_link", "_write_json", "_fingerprint"])
+@pytest.mark.parametrize("name", ["flush", "_link", "write_json", "write_manifest", "_put_in_place"])
 def test_a_failure_at_any_point_leaves_a_whole_checkpoint(tmp_path, monkeypatch, name):
     save(tmp_path, 1)
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, name, full)
+    monkeypatch.setattr(checkpoint_saving, name, full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         save(tmp_path, 2)
     monkeypatch.undo()

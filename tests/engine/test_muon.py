@@ -46,7 +46,8 @@ def test_no_gradient_at_all_gives_no_direction():
 def test_one_step_by_hand():
     weight = nn.Parameter(torch.full((1, 4), 2.0))
     bias = nn.Parameter(torch.ones(1))
-    optimizer = Muon([weight], [{"params": [bias], "weight_decay": 0.0}], lr=0.1, weight_decay=0.5)
+    hidden = {"params": [weight], "weight_decay": 0.5}
+    optimizer = Muon([hidden], [{"params": [bias], "weight_decay": 0.0}], lr=0.1)
     weight.grad, bias.grad = torch.tensor([[3.0, 0, 0, -4.0]]), torch.full((1,), 7.0)
     optimizer.step()
     value = 1.0  # of the one singular value, through five iterations
@@ -60,9 +61,7 @@ def test_one_step_by_hand():
 
 def test_momentum_carries_on():
     weight = nn.Parameter(torch.zeros(1, 2))
-    optimizer = Muon(
-        [weight], [{"params": [nn.Parameter(torch.ones(1))], "weight_decay": 0.0}], lr=1.0, weight_decay=0.0
-    )
+    optimizer = Muon([{"params": [weight], "weight_decay": 0.0}], [], lr=1.0)
     weight.grad = torch.tensor([[1.0, 0.0]])
     optimizer.step()
     before = weight.detach().clone()
@@ -116,6 +115,27 @@ def test_every_trained_parameter_is_in_one_group():
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
     nothing_hidden = create_optimizer("muon", nn.BatchNorm2d(4), lr=0.01, weight_decay=0.1, momentum=0.9)
     assert isinstance(nothing_hidden, torch.optim.AdamW)
+
+
+def test_each_group_of_matrices_has_its_own_rate():
+    """Matrices of one shape are orthogonalised together, whatever group they are in."""
+    torch.manual_seed(0)
+    alone, together = [], []
+    weights = [nn.Parameter(torch.randn(4, 6)) for _ in range(2)]
+    gradients = [torch.randn(4, 6) for _ in range(2)]
+    for chosen in ([0], [1], [0, 1]):
+        copies = {index: nn.Parameter(weights[index].detach().clone()) for index in chosen}
+        rates = (0.1, 0.02)
+        groups = [{"params": [copies[index]], "lr": rates[index], "weight_decay": 0.5} for index in chosen]
+        optimizer = Muon(groups, [], lr=0.1)
+        for index in chosen:
+            copies[index].grad = gradients[index].clone()
+        optimizer.step()
+        (together if len(chosen) == 2 else alone).extend(copies[index].detach() for index in chosen)
+    for index, rate in ((0, 0.1), (1, 0.02)):
+        torch.testing.assert_close(together[index], alone[index], rtol=0.02, atol=1e-3)
+        moved = weights[index].detach() * (1 - rate * 0.5) - together[index]
+        assert 0.5 < float(moved.norm()) / (rate * 0.2 * math.sqrt(6) * math.sqrt(4)) < 1.3
 
 
 def test_the_schedule_reaches_every_parameter():

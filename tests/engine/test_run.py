@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,140 +22,6 @@ def lines(folder: Path) -> list[dict]:
 
 def status(folder: Path) -> str:
     return json.loads((folder / "status.json").read_text())["status"]
-
-
-def assert_equal_states(one, other) -> None:
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal_states(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for mine, theirs in zip(one, other, strict=True):
-            assert_equal_states(mine, theirs)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    for link in ("last", "best"):
-        ours, theirs = one / "checkpoints" / link, other / "checkpoints" / link
-        assert ours.resolve().name == theirs.resolve().name
-        for name in ("model.safetensors", "ema.safetensors", "state.json"):
-            assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-        assert_equal_states(open_checkpoint(ours).training_state(), open_checkpoint(theirs).training_state())
-    for name in ("metrics.jsonl", "metrics.json", "predictions.json"):
-        assert (one / name).read_text() == (other / name).read_text(), name
-
-
-# --------------------------------------------------------------------------------------------------------------- resume
-MOSAIC = (*DETECT, "augment.mosaic.p=0.5", "augment.mosaic.until=0.6")
-DROPOUT = (*CLASSIFY, "head.classification.dropout=0.5")
-MIXES = (
-    "task=instance", "engine.save_steps=3", "augment.mosaic.p=0.5", "augment.copy_paste={p: 0.5, until: 0.6}",
-    "augment.mixup={p: 0.5, until: 1}", "data.repeat_factor=0.9", "data.workers=1",
-)  # fmt: skip
-BATCH_MIX = (*DROPOUT, "data.workers=1", "augment.batch_mix={p: 0.8, mixup: 0.2, cutmix: 1.0}")
-
-
-@pytest.mark.parametrize("typed", [MOSAIC, MIXES, BATCH_MIX], ids=["detect", "instance", "classify"])
-def test_a_resumed_run_equals_an_uninterrupted_one(train, runs, interrupt, typed):
-    """7 steps an epoch; saved at 9, logged at 8 and 10, interrupted before step 11; the mosaic stops in mid-run."""
-    assert train(*typed, "run_dir=whole") == 0
-    interrupt(11)
-    assert train(*typed, "run_dir=broken") == 130
-    assert status(Path("broken")) == "interrupted"
-    assert Path("broken/checkpoints/last").resolve().name == "step-9"
-    with Path("broken/metrics.jsonl").open("a") as file:
-        file.write('{"step": 11, "to')  # a line that the interrupted run did not finish
-    assert train(*typed, "resume=broken") == 0
-    assert status(Path("broken")) == "finished"
-    assert_equal_runs(Path("whole"), Path("broken"))
-
-
-def test_a_run_resumed_at_the_end_of_an_epoch_equals_an_uninterrupted_one(train, runs, interrupt):
-    typed = (*CLASSIFY, "engine.accumulate=2")
-    assert train(*typed, "run_dir=whole") == 0
-    interrupt(5)
-    assert train(*typed, "run_dir=broken") == 130
-    assert Path("broken/checkpoints/last").resolve().name == "step-4"
-    assert train(*typed, "run_dir=broken", "resume=auto") == 0
-    assert_equal_runs(Path("whole"), Path("broken"))
-
-
-def test_a_run_killed_while_saving_loses_no_line(train, runs, monkeypatch):
-    """Killed between the files and the links of an epoch's checkpoint: what it wrote before is made again."""
-    from visionkit.engine import checkpoint
-
-    assert train(*CLASSIFY, "run_dir=whole") == 0
-    link = checkpoint._link
-
-    def killed(path, target):
-        if target == "step-7":
-            raise KeyboardInterrupt
-        link(path, target)
-
-    monkeypatch.setattr(checkpoint, "_link", killed)
-    assert train(*CLASSIFY, "run_dir=broken") == 130
-    monkeypatch.setattr(checkpoint, "_link", link)
-    assert train(*CLASSIFY, "resume=broken") == 0
-    assert_equal_runs(Path("whole"), Path("broken"))
-
-
-def test_auto_takes_up_the_unfinished_latest_and_else_begins_anew(train, runs, interrupt):
-    interrupt(5)
-    assert train(*CLASSIFY, "resume=auto") == 130
-    assert train(*CLASSIFY, "resume=auto", "data.workers=1") == 0
-    assert lines(Path("runs/classify/latest"))[-1]["step"] == 14
-    assert [path.name for path in sorted(Path("runs/classify").iterdir())] == ["classify-001", "latest"]
-    assert train(*CLASSIFY, "resume=auto", "engine.max_steps=1") == 0  # finished, so a new one
-    interrupt(5)
-    assert train(*CLASSIFY, "resume=auto") == 130
-    assert train(*CLASSIFY, "resume=auto", "engine.max_steps=1", "seed=1") == 0  # another configuration
-    names = [path.name for path in sorted(Path("runs/classify").iterdir())]
-    assert names == ["classify-001", "classify-002", "classify-003", "classify-004", "latest"]
-    assert Path("runs/classify/latest").resolve().name == "classify-004"
-
-
-def test_auto_begins_anew_in_a_folder_whose_run_has_no_checkpoint(train, runs, interrupt):
-    interrupt(2)
-    assert train(*CLASSIFY, "run_dir=a", "resume=auto") == 130
-    assert not Path("a/checkpoints").exists()
-    assert train(*CLASSIFY, "run_dir=a", "resume=auto", "engine.max_steps=2") == 0
-    assert [line["step"] for line in lines(Path("a"))] == [2, 2]
-
-
-def test_a_finished_run_that_is_resumed_stays_as_it_is(train, runs, finished):
-    shutil.copytree(finished, "a", symlinks=True)
-    before = {path: path.read_bytes() for path in Path("a").rglob("*") if path.suffix in (".json", ".jsonl", ".pt")}
-    assert train("resume=a") == 0
-    for path, content in before.items():
-        if path.name != "env.json":
-            assert path.read_bytes() == content, path
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (("run_dir=a",), "run_dir=a: is not empty; resume=auto continues a run, else give another folder"),
-        (("resume=a", "optim.lr=0.5", "seed=3"), "optim.lr: 0.002 -> 0.5, seed: 0 -> 3"),
-        (("run_dir=a", "resume=auto", "optim.lr=0.5"), "optim.lr: 0.002 -> 0.5"),
-        (("resume=b",), "resume=b: no run with a checkpoint is there; give the folder of a run, or resume=auto"),
-        (("resume=a/checkpoints/last",), "resume=a/checkpoints/last: no run with a checkpoint is there"),
-        (("resume=a", "run_dir=b"), "run_dir=b: the run goes on in its own folder, a; leave run_dir out"),
-    ],
-)
-def test_what_cannot_be_resumed_is_refused_in_a_line(train, runs, finished, capsys, typed, said):
-    shutil.copytree(finished, "a", symlinks=True)
-    before = sorted(path.stat().st_mtime_ns for path in Path("a").rglob("*"))
-    capsys.readouterr()
-    assert train(*typed) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert said in line
-    assert sorted(path.stat().st_mtime_ns for path in Path("a").rglob("*")) == before
-    assert [path.name for path in runs.iterdir()] == ["a"]
 
 
 # ------------------------------------------------------------------------------------------------------- ends of a run
@@ -249,7 +114,7 @@ def judge(monkeypatch):
 def test_best_is_the_first_of_the_highest(train, runs, judge):
     """Of the values .2, nan, .5, .5, .3 the first .5; test is scored with its EMA weights."""
     judge(0.2, float("nan"), 0.5, 0.5, 0.3, 0.9)
-    typed = (*CLASSIFY, "run_dir=a", "engine.epochs=5")
+    typed = (*CLASSIFY, "run_dir=a", "engine.train_slice=0", "engine.epochs=5")
     assert train(*typed) == 0
     assert Path("a/checkpoints/best").resolve().name == "step-21"
     assert {path.name for path in Path("a/checkpoints").glob("step-*")} == {"step-21", "step-33", "step-35"}
@@ -260,7 +125,7 @@ def test_best_is_the_first_of_the_highest(train, runs, judge):
 
 def test_without_any_number_the_last_is_the_best(train, runs, judge):
     judge(float("nan"))
-    assert train(*CLASSIFY, "run_dir=a") == 0
+    assert train(*CLASSIFY, "run_dir=a", "engine.train_slice=0") == 0
     assert Path("a/checkpoints/best").resolve().name == "step-14"
     assert json.loads(Path("a/metrics.json").read_text())["classification/top1"] is None
 
@@ -283,7 +148,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(train, runs, monk
     """Neither the weights nor status.json can be written; the reason told is the first one."""
     import errno
 
-    from visionkit.engine import checkpoint
+    from visionkit.engine import checkpoint_saving as checkpoint
     from visionkit.engine import run as module
 
     save, write = checkpoint._pickled, module.write_status
@@ -334,9 +199,9 @@ def test_metrics_jsonl_is_the_same_for_equal_runs_wherever_and_however_fast(trai
 
 
 def test_a_run_that_learned_nothing_says_so(train, runs, finished, judge):
-    warning = "this run learned nothing ({} under 0.02)"
+    warning = "this run learned nothing ({} no better than a guess)"
     assert warning.format("detection/AP") in (finished / "train.log").read_text()
-    for value, said in ((0.0199, True), (0.02, False), (float("nan"), False)):
+    for value, said in ((0.149, True), (0.151, False), (float("nan"), False)):  # one and a half times one in ten
         judge(value)
         assert train("task=classify", f"run_dir={value}", "engine.max_steps=1") == 0
         log = (runs / str(value) / "train.log").read_text()

@@ -20,7 +20,7 @@ from visionkit.config import build
 from visionkit.data.collate import padded_images
 from visionkit.engine.checkpoint import load_state, open_checkpoint
 from visionkit.engine.device import autocast_dtype, memory_format, resolve_device
-from visionkit.engine.run_data import choose_heads, first, open_readers
+from visionkit.engine.run_data import choose_heads, first, given_batch_size, open_readers
 from visionkit.engine.run_folder import made_folder
 from visionkit.errors import ConfigError
 from visionkit.interfaces import Reader
@@ -53,7 +53,7 @@ def benchmark_run(cfg: DictConfig) -> int:
     device = resolve_device(cfg.device)
     weights = _trained(cfg.resume)
     readers = open_readers(cfg)
-    reader = first(readers["train"], cfg.data.batch_size)
+    reader = first(readers["train"], given_batch_size(cfg))
     choose_heads(cfg, readers["train"])
     together = "+".join(cfg.heads)
     models = {together: _model(cfg, readers["train"], weights, device)}

@@ -1,113 +1,75 @@
-"""Checkpoints: folders that are complete or not there, carry all that is needed to use them, and run no code."""
+"""Checkpoints as they are read: verified to the last bit, and running no code. `checkpoint_saving` writes them."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
-import shutil
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from visionkit.errors import CheckpointError, ConfigError
+from visionkit.config_files import read_config
+from visionkit.engine.checkpoint_manifest import MANIFEST, DamagedError, read_part, set_aside, verify
+from visionkit.engine.checkpoint_versions import migrated_state, migrated_training
+from visionkit.errors import CheckpointError, printable
 from visionkit.model import VisionModel
+from visionkit.plain_files import Unreadable
+from visionkit.tensor_files import read_safetensors, read_saved
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
+LOGGER = logging.getLogger("visionkit")
+_MEND = "use another checkpoint of the run"
+_STATE: Mapping[str, tuple[type, ...]] = {
+    "step": (int,), "best": (int, float, type(None)), "best_step": (int,), "evaluation_due": (bool,),
+    "processes": (int,), "data": (dict, type(None)),
+}  # fmt: skip
+"""What a state must tell, and the types of it."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint folder.
+    """A verified checkpoint folder; what an older version wrote is told as the present one would tell it.
 
     Attributes:
         folder: where it lies.
         step: optimizer steps behind it.
         description: what `visionkit.build.build_model` needs to rebuild the model, with class names and preprocessing.
-        state: plain values of the run: epoch, best metric, updates of the EMA.
+        state: plain values of the run: epoch, best metric, processes, data (`visionkit.data.fingerprint`) and the like.
+        schema: of its files (`visionkit.engine.checkpoint_versions`).
     """
 
     folder: Path
     step: int
     description: dict[str, Any]
     state: dict[str, Any]
+    schema: int
 
     def weights(self, name: str = "ema") -> dict[str, Tensor]:
         """The state dict "ema" or "model", on the CPU."""
-        return load_file(self.folder / f"{name}.safetensors")
+        file = self.folder / f"{name}.safetensors"
+        try:
+            return read_safetensors(file)
+        except Unreadable as error:
+            raise CheckpointError(printable(f"{file}: not readable ({error}); {_MEND}")) from None
 
     def training_state(self) -> dict[str, Any]:
         """Optimizer, scaler and random-number states."""
-        state: dict[str, Any] = torch.load(self.folder / "training.pt", "cpu", weights_only=True)
-        return state
+        file = self.folder / "training.pt"
+        try:
+            return migrated_training(read_saved(file), self.schema)
+        except Unreadable as error:
+            raise CheckpointError(printable(f"{file}: not readable ({error}); {_MEND}")) from None
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{file}: not what a run saves; {_MEND}") from None
 
-
-def save_checkpoint(
-    run_folder: Path,
-    *,
-    step: int,
-    model: nn.Module,
-    ema: nn.Module,
-    description: Mapping[str, Any],
-    state: Mapping[str, Any],
-    training: Mapping[str, Any],
-    config: str,
-    best: bool,
-    half_written: Callable[[], None] = lambda: None,
-) -> Path:
-    """Write checkpoints/step-N beside the others, point `last` (and `best`) at it, then drop what is neither.
-
-    Files are written into a folder of another name, flushed to the disk and renamed, so a checkpoint is whole or absent
-    whatever happens meanwhile. The two newest and the best stay. `half_written` is called when some of its files are
-    there.
-
-    Raises:
-        CheckpointError: when the disk is full or the folder cannot be written; the checkpoints before it are untouched.
-    """
-    root = run_folder / "checkpoints"
-    target = root / f"step-{step}"
-    temporary = root / f".step-{step}.new"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        _clear(root)
-        temporary.mkdir()
-        # As bytes: on a full disk the writers of torch and safetensors raise no OSError; safetensors' sets mode 600.
-        (temporary / "model.safetensors").write_bytes(save(_contiguous(model)))
-        (temporary / "ema.safetensors").write_bytes(save(_contiguous(ema)))
-        half_written()
-        (temporary / "training.pt").write_bytes(_pickled(training))
-        _write_json(temporary / "model.json", description)
-        _write_json(temporary / "state.json", {"schema": SCHEMA, "step": step, **state})
-        (temporary / "config.yaml").write_text(config, encoding="utf-8")
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        _write_json(temporary / MANIFEST, {"schema": SCHEMA, "files": files})
-        for path in [*temporary.iterdir(), temporary]:
-            _flush(path)
-        if target.exists():
-            _drop(target)
-        temporary.rename(target)
-        _flush(root)
-        # `last` comes second: a run killed between the two is resumed before this step, and makes it again.
-        if best or not (root / "best").is_dir():
-            _link(root / "best", target.name)
-        _link(root / "last", target.name)
-        _drop_old(root)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        mend = "free space or give another run_dir"
-        raise CheckpointError(f"{target}: not written ({error.strerror}); {mend}") from error
-    return target
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run, as plain containers."""
+        return read_config(self.folder / "config.yaml")
 
 
 def find_checkpoint(path: str | Path, link: str = "best") -> Path:
-    """The checkpoint folder meant by `path`: itself, or the `link` of a run folder.
+    """The checkpoint folder meant by `path`: itself, or the `link` of a run folder. It is not looked into.
 
     Raises:
         CheckpointError: when there is none.
@@ -122,38 +84,53 @@ def find_checkpoint(path: str | Path, link: str = "best") -> Path:
     raise CheckpointError(f"checkpoint={path}: neither a checkpoint ({MANIFEST} lacks) nor a run folder that has one")
 
 
-def open_checkpoint(path: str | Path, link: str = "best") -> Checkpoint:
+def has_checkpoints(run_folder: Path) -> bool:
+    """Whether there is a checkpoint in a run folder, be it damaged."""
+    root = run_folder / "checkpoints"
+    return (root / "last").is_symlink() or bool(_steps(root))
+
+
+def open_checkpoint(
+    path: str | Path, link: str = "best", *, warn: Callable[[str], object] = LOGGER.warning
+) -> Checkpoint:
     """Find a checkpoint and verify size and sha256 of every file of its manifest.
 
+    Where `path` is a run folder and what `link` points to is damaged, another one is used, which `warn` is told: for
+    "last" the newest whole one before it, for "best" the last, or the newest whole one.
+
+    Args:
+        path: a checkpoint, or a run folder.
+        link: of a run folder, "best" or "last".
+        warn: is given a line that names the damaged file and the checkpoint used instead.
+
     Raises:
-        CheckpointError: naming the file that lacks or is damaged.
+        CheckpointError: there is none, or none that is whole; naming the file that lacks or is damaged.
     """
-    folder = find_checkpoint(path, link)
-    manifest = _read_json(folder / MANIFEST)
-    schema = manifest.get("schema")
-    if schema != SCHEMA:
-        known = f"this version knows {SCHEMA}"
-        raise CheckpointError(f"{folder / MANIFEST}: schema {schema} is not known ({known}); update visionkit")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {"ema.safetensors", "model.json", "state.json"} <= set(files):
-        raise CheckpointError(f"{folder / MANIFEST}: damaged; use another checkpoint of the run")
-    for name, expected in files.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file():
-            raise CheckpointError(f"{file}: is in the manifest but not there; use another checkpoint of the run")
-        if _fingerprint(file) != expected:
-            raise CheckpointError(f"{file}: damaged (size or sha256 is not the manifest's); use another checkpoint")
-    state = _read_json(folder / "state.json")
-    if not isinstance(state.get("step"), int):
-        raise CheckpointError(f"{folder / 'state.json'}: names no step; use another checkpoint of the run")
-    return Checkpoint(folder, state["step"], _read_json(folder / "model.json"), state)
+    path = Path(path)
+    root = next((folder for folder in (path / "checkpoints", path) if _is_run(folder)), None)
+    if (path / MANIFEST).is_file() or root is None:
+        try:
+            return _opened(find_checkpoint(path, link))
+        except DamagedError as fault:
+            raise CheckpointError(f"{fault}; {_MEND}") from fault
+    faults: list[DamagedError] = []
+    for folder in _candidates(root, link):
+        try:
+            found = _opened(folder)
+        except DamagedError as fault:
+            faults.append(fault)
+            continue
+        for one in faults:
+            warn(f"{one}; {found.folder} is used instead")
+        return found
+    raise CheckpointError(f"{faults[0]}; no other checkpoint of {path} is whole: start a new run") from faults[0]
 
 
 def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
     """Rebuild the model of a checkpoint with its EMA weights, in eval mode, on the CPU.
 
     Args:
-        path: a checkpoint, or a run folder (its best).
+        path: a checkpoint, or a run folder (its best; see `open_checkpoint`).
         allow: packages beside visionkit whose parts may be built.
 
     Raises:
@@ -164,9 +141,12 @@ def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
     checkpoint = open_checkpoint(path)
     try:
         model = build_model(checkpoint.description, allow=allow)
-    except (ConfigError, AttributeError, KeyError, TypeError) as error:
-        file, reason = checkpoint.folder / "model.json", f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{file}: cannot be built ({reason}); use the version that wrote it") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # what parts meet in arguments that they do not take
+        fault = f"cannot be built ({type(error).__name__}: {str(error)[:300]})"
+        said = f"{checkpoint.folder / 'model.json'}: {fault}; use the version that wrote it"
+        raise CheckpointError(printable(said)) from error
     load_state(model, checkpoint.weights("ema"), checkpoint.folder)
     return model.eval()
 
@@ -184,68 +164,50 @@ def load_state(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) ->
         raise CheckpointError(f"{folder}: the weights do not fit the model described beside them ({first})") from error
 
 
-def _contiguous(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+def _opened(folder: Path) -> Checkpoint:
+    """Verify a checkpoint and read what is not tensors.
+
+    Raises:
+        DamagedError: it is not whole.
+        CheckpointError: a later version wrote it.
+    """
+    if not folder.is_dir():
+        raise DamagedError(f"{folder}: leads nowhere" if folder.is_symlink() else f"{folder}: is missing")
+    folder = folder.resolve()
+    schema = verify(folder)
+    state = migrated_state(read_part(folder / "state.json"), schema)
+    for key, kinds in _STATE.items():
+        if key not in state or not isinstance(state[key], kinds):
+            raise DamagedError(f"{folder / 'state.json'}: damaged (no {key})")
+    return Checkpoint(folder, state["step"], read_part(folder / "model.json"), state, schema)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _is_run(root: Path) -> bool:
+    return any((root / link).is_symlink() or (root / link).is_dir() for link in ("last", "best")) or bool(_steps(root))
 
 
-def _pickled(values: Mapping[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(dict(values), buffer)
-    return buffer.getvalue()
+def _steps(root: Path) -> dict[int, Path]:
+    """The checkpoints below `root` by their step, newest first."""
+    found = {int(path.name[5:]): path for path in root.glob("step-*") if path.name[5:].isdecimal()}
+    return dict(sorted(found.items(), reverse=True))
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _link(link: Path, target: str) -> None:
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.symlink_to(target, target_is_directory=True)
-    temporary.replace(link)
-
-
-def _clear(root: Path) -> None:
-    """Remove what a save that was killed has left: its names begin with a dot."""
-    for path in root.glob(".*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _drop(checkpoint: Path) -> None:
-    """Remove a checkpoint; killed half-way, it leaves nothing that looks like one."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.old")
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _drop_old(root: Path) -> None:
-    steps = sorted((int(path.name[5:]), path) for path in root.glob("step-*") if path.name[5:].isdigit())
-    linked = {(root / link).resolve() for link in ("best", "last")}
-    for _, path in steps[:-2]:
-        if path.resolve() not in linked:
-            _drop(path)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable ({error}); use another checkpoint of the run") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: damaged; use another checkpoint of the run")
-    return value
+def _candidates(root: Path, link: str) -> list[Path]:
+    """What a link of a run leads to, and then what may take its place, in this order, each once."""
+    order: list[Path] = []
+    steps = _steps(root)
+    newest = max(steps, default=0)
+    for name in dict.fromkeys((link, "last")):
+        if (root / name).is_symlink():
+            target = (root / name).readlink().name
+            order.append(root / name)
+            order += [path for path in [set_aside(root / target)] if target and path.is_dir()]
+            newest = int(target[5:]) if link == "last" and target[5:].isdecimal() else newest
+        elif (root / name).is_dir():
+            order.append(root / name)  # of a run that was copied without its links
+    order += [path for step, path in steps.items() if step <= newest]
+    order += [path for step, path in steps.items() if step > newest]
+    unique: dict[Path, Path] = {}
+    for path in order:
+        unique.setdefault(path.resolve(), path)
+    return list(unique.values())

@@ -1,27 +1,30 @@
-"""The processes of a run: one, or as many as `torchrun` has started."""
+"""The processes of a run, and what they do together."""
 
 from __future__ import annotations
 
-import datetime
-import os
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, distributed, nn
 
-from visionkit.engine.device import resolve_device
-from visionkit.errors import ConfigError, UserError
+from visionkit.engine.interruption import Preempted
+from visionkit.engine.watch import Ending, Watch
+from visionkit.errors import RunError, UserError
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. With one process nothing is sent, and every value comes back as it is."""
+    """This process among those of the run. With one process nothing is sent, and every value comes back as it is.
+
+    watch: of several processes, what tells them of each other's end.
+    """
 
     rank: int = 0
     world: int = 1
+    watch: Watch | None = None
 
     @property
     def first(self) -> bool:
@@ -41,6 +44,7 @@ class Processes:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
+        self._come()
         distributed.all_gather_object(values, value)
         return values
 
@@ -49,6 +53,7 @@ class Processes:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world if self.first else []
+        self._come()
         distributed.gather_object(value, values if self.first else None)
         return values
 
@@ -57,6 +62,7 @@ class Processes:
         if self.world == 1:
             return value
         values = [value]
+        self._come()
         distributed.broadcast_object_list(values)
         return values[0]
 
@@ -66,41 +72,108 @@ class Processes:
         They are what a checkpoint holds, and no training step reads them: so sharing them leaves a run as it was.
         """
         if self.world > 1:
+            self._come()
             for buffer in module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Leave the block together: an error in one process ends all of them, and the first says what it was.
+    def exchanging(self, model: nn.Module) -> nn.Module:
+        """The model as what also takes the mean of the processes' gradients in each backward.
 
-        Raises:
-            UserError, or what was raised: on the first process.
-            SystemExit: on the others, with the exit code of the error.
+        Of those parameters that require a gradient now; where others do later, it is to be made anew. Buffers are left
+        alone (`share_buffers`). All processes call it together.
         """
         if self.world == 1:
+            return model
+        # torch 2.15 calls it forward_sync_buffers, and warns of the other name.
+        known = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+        options: Any = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+        self._come()
+        return nn.parallel.DistributedDataParallel(model, **options)
+
+    def check(self) -> None:
+        """Ask, between two pieces of work, whether all processes are still there.
+
+        Raises:
+            RunError, or UserError: another one failed, died or hangs.
+        """
+        if self.watch is not None and self.watch.ending is not None:
+            raise self._ended(RunError())
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """End together what is begun together: an error in one process ends all, and one of them says what it was.
+
+        Raises:
+            the error itself, on the first process; its like where another process had it, died or hangs; SystemExit
+            where another one says it.
+        """
+        if self.watch is None:
             yield
             return
-        error: Exception | None = None
         try:
             yield
-        except Exception as caught:
-            error = caught
-        said = self.gathered(None if error is None else (isinstance(error, UserError), str(error), _kind(error)))
-        faults = [(rank, *fault) for rank, fault in enumerate(said) if fault is not None]
-        if not faults:
-            return
-        rank, is_user_error, message, kind = faults[0]
-        if not self.first:
-            raise SystemExit(2 if is_user_error else 1)
-        if error is not None:
-            raise error
-        if is_user_error:
-            raise UserError(f"process {rank}: {message}")
-        raise RuntimeError(f"process {rank}: {kind}: {message}")
+        except (Preempted, SystemExit):  # of all processes
+            raise
+        except BaseException as error:
+            ended = error if error is self.watch.raised else self._ended(error)
+            if ended is error:
+                raise
+            raise ended from error
+
+    def tell_with(self, kept: Callable[[], str], last_words: Callable[[str], None]) -> None:
+        """Have the end of all processes told with what is `kept`, and by `last_words` where nothing else can be done.
+
+        kept: the end of a message: what is saved, and where.
+        last_words: called with the message in the first process when it has to be ended from outside its work.
+        """
+        if self.watch is not None:
+            self.watch.kept = kept
+            self.watch.last_words = last_words if self.first else self.watch.last_words
+
+    def _ended(self, error: BaseException) -> BaseException:
+        """What the work is to end with, given what it met itself."""
+        assert self.watch is not None
+        ending = self.watch.ending
+        if ending is None and _lost_connection(error):
+            ending = self.watch.cause()
+            if ending is None:
+                error = RunError(f"the processes lost each other ({first_line(error)})")
+        result = self._own_end(self.watch, error) if ending is None else self._common_end(self.watch, ending)
+        self.watch.raised = result
+        return result
+
+    def _own_end(self, watch: Watch, error: BaseException) -> BaseException:
+        code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        plain = isinstance(error, UserError | RunError)
+        message = str(error) if plain else f"{_kind(error)}: {first_line(error)}"
+        first_says_it = watch.fail(message, code)
+        if self.first:
+            return error
+        if first_says_it:
+            return SystemExit(code)
+        return (UserError if code == 2 else RunError)(f"process {self.rank}: {message}")
+
+    def _common_end(self, watch: Watch, ending: Ending) -> BaseException:
+        watch.until_heard()
+        if self.rank != ending.speaker:
+            return SystemExit(ending.code)
+        return (UserError if ending.code == 2 else RunError)(ending.message + watch.kept())
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """As `as_one`; and nobody leaves the block before all have come to its end."""
+        with self.as_one():
+            yield
+            self.gathered(None)
+
+    def _come(self) -> None:
+        if self.watch is not None:
+            self.watch.come()
 
     def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
         if self.world > 1:
             tensor = tensor.clone()
+            self._come()
             distributed.all_reduce(tensor, operation)
         return tensor
 
@@ -109,45 +182,15 @@ ALONE = Processes()
 """A run of one process."""
 
 
-@contextmanager
-def joined(device: str, timeout: float) -> Iterator[tuple[Processes, torch.device]]:
-    """Meet the other processes that torchrun has started, if any, and leave them at the end.
-
-    Args:
-        device: "auto", "cpu", "cuda", …; each process of a machine takes the GPU of its local rank.
-        timeout: seconds after which a process that does not answer ends the others.
-
-    Raises:
-        ConfigError: there is no such device, or fewer GPUs than processes.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Processes(), resolve_device(device)
-        return
-    own = _own_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
-    # gloo beside NCCL: what is no tensor of a GPU goes through the CPU.
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo", timeout=datetime.timedelta(seconds=timeout)
-    )
-    try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size()), own
-    finally:
-        distributed.destroy_process_group()
+def _lost_connection(error: BaseException) -> bool:
+    """Whether an error is of a collective that another process did not come to, and not of this process's own work."""
+    return isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def _own_device(name: str, local_rank: int) -> torch.device:
-    device = resolve_device(name)
-    if device.type != "cuda":
-        return device
-    if device.index is not None:
-        raise ConfigError(f"device={name}: under torchrun each process takes a GPU of its own; give device=cuda")
-    if local_rank >= torch.cuda.device_count():
-        there = f"this machine has {torch.cuda.device_count()} GPUs"
-        raise ConfigError(f"torchrun: process {local_rank} finds no GPU, {there}; lower --nproc-per-node")
-    return torch.device("cuda", local_rank)
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: BaseException) -> str:
     return type(error).__name__

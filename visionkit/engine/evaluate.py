@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 
 from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.interruption import Preempted
+from visionkit.engine.verdict import Verdict
 from visionkit.interfaces import ClassTable, Metric
+from visionkit.metrics.classification import NO_IMAGE
 from visionkit.metrics.coco_numbers import NO_OBJECT
 from visionkit.model import VisionModel
 from visionkit.predictions import PanopticMap, Predictions, SemanticMap, encoded
@@ -87,6 +90,7 @@ def evaluate(
     whole = copy.deepcopy(dict(metrics))
     with ThreadPoolExecutor() as pool:
         for batch in batches:
+            processes.check()
             reason = None if stop is None else stop()
             if reason is not None:
                 break
@@ -173,13 +177,15 @@ def _in_turn(shares: Sequence[Sequence[Any]]) -> list[Any]:
 
 def _explained(row: Mapping[str, float]) -> dict[str, Any]:
     values: dict[str, Any] = {name: None if math.isnan(value) else value for name, value in row.items()}
-    return values | {"reason": NO_OBJECT} if None in values.values() else values
+    reason = NO_IMAGE if "images" in row else NO_OBJECT
+    return values | {"reason": reason} if None in values.values() else values
 
 
 def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
-    """Write a map, (H, W) or (H, W, 3) RGB uint8, as folder/<image_id>.png; an id never leads out of the folder."""
-    parts = [part if part.strip(".") else "_" * (len(part) + 1) for part in str(image_id).split("/")]
-    file = folder / f"{'/'.join(parts)}.png"
+    """Write a map, (H, W) or (H, W, 3) RGB uint8, as folder/<image_id>.png; an id never leads out of the folder, and of
+    one that no file can be called by (control characters, too long) the hash is taken.
+    """
+    file = folder / f"{'/'.join(map(_part_of_path, str(image_id).split('/')))}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
     done, encoded = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])
     if not done:
@@ -188,10 +194,18 @@ def write_map(pixels: np.ndarray, folder: Path, image_id: ImageId) -> Path:
     return file
 
 
-def write_evaluation(result: Evaluation, folder: Path, *, split: str) -> None:
+def _part_of_path(text: str) -> str:
+    if not text.strip("."):
+        return "_" * (len(text) + 1)
+    content = text.encode("utf-8", "surrogatepass")
+    return text if text.isprintable() and len(content) <= 200 else hashlib.sha256(content).hexdigest()[:32]
+
+
+def write_evaluation(result: Evaluation, folder: Path, *, split: str, verdict: Verdict | None = None) -> None:
     """Write metrics.json and predictions.json into `folder`.
 
-    A number that is nan is null in metrics.json, its reason under "reasons"; "per_class" is `Evaluation.class_tables`.
+    A number that is nan is null in metrics.json, its reason under "reasons"; "per_class" is `Evaluation.class_tables`,
+    "verdict" what a training run's three numbers say.
     """
     numbers = {name: None if math.isnan(value) else value for name, value in result.numbers.items()}
     told: dict[str, Any] = {"split": split, **numbers}
@@ -199,6 +213,8 @@ def write_evaluation(result: Evaluation, folder: Path, *, split: str) -> None:
         told["reasons"] = result.reasons
     if tables := result.class_tables():
         told["per_class"] = tables
+    if verdict is not None:
+        told["verdict"] = asdict(verdict)
     rows: Any = next(iter(result.rows.values())) if len(result.rows) == 1 else result.rows
     (folder / "predictions.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

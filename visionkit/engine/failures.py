@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from visionkit.errors import RunError
 
 _CPU_MEMORY = re.compile(r"DefaultCPUAllocator: (?:not enough|can't allocate) memory")
 _SHARED_MEMORY = re.compile(r"bus error|shared memory|/dev/shm|No space left on device: '/torch", re.IGNORECASE)
+_LEVERS = "lower data.batch_size (engine.accumulate=2 keeps what a step sees) or image_size"
 _DEAD_WORKER = re.compile(
     r"DataLoader worker \(pid\(?s?\)? ?[\d, ]*\) (?:exited unexpectedly|is killed by signal: (.*?)\.)"
 )
@@ -28,6 +30,7 @@ class Circumstances:
         batch_size: images of one process and micro-batch.
         canvas: (height, width) of an image.
         workers: processes that load data.
+        levers: what to change so that less memory is needed.
         run_folder: of a training run, whose last checkpoint is named; None: there is none.
     """
 
@@ -35,6 +38,7 @@ class Circumstances:
     batch_size: int
     canvas: tuple[int, int]
     workers: int
+    levers: str = _LEVERS
     run_folder: Path | None = None
 
 
@@ -52,16 +56,16 @@ def told_in_words(where: Circumstances) -> Iterator[None]:
         said = explanation(error, where)
         if said is None:
             raise
-        raise RunError(said + _kept(where.run_folder)) from error
+        raise RunError(said + kept(where.run_folder)) from error
 
 
 def explanation(error: BaseException, where: Circumstances) -> str | None:
     """The line for an error of torch, Python or the system; None for one that is not known."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_MEMORY.search(text):
-        return f"out of memory on {where.device}{_peak(where.device)} with {_batch(where)}; {_LEVERS}"
+        return f"out of memory on {where.device}{_peak(where.device)} with {_batch(where)}; {where.levers}"
     dead = _DEAD_WORKER.search(text)
-    if _SHARED_MEMORY.search(text):
+    if _SHARED_MEMORY.search(text) or (dead is not None and _little_shared_memory(where)):
         return (
             f"shared memory (/dev/shm) is too small for {where.workers} processes that load {_batch(where)}; give the "
             "container more (docker run --shm-size=8g), or lower data.workers (0 needs none)"
@@ -84,7 +88,14 @@ def explanation(error: BaseException, where: Circumstances) -> str | None:
     return None
 
 
-_LEVERS = "lower data.batch_size (engine.accumulate=2 keeps what a step sees) or image_size"
+def _little_shared_memory(where: Circumstances) -> bool:
+    """Whether all of /dev/shm is less than what the processes make ready: torch does not always say why one died."""
+    try:
+        there = os.statvfs("/dev/shm")
+    except (AttributeError, OSError):
+        return False
+    height, width = where.canvas
+    return there.f_blocks * there.f_frsize < 2 * where.workers * where.batch_size * height * width * 3
 
 
 def _batch(where: Circumstances) -> str:
@@ -99,7 +110,8 @@ def _peak(device: torch.device) -> str:
     return f" (peak {peak / 2**30:.1f} of {total / 2**30:.1f} GiB)"
 
 
-def _kept(run_folder: Path | None) -> str:
+def kept(run_folder: Path | None) -> str:
+    """The end of a message: which checkpoint of a run is there, and how to go on from it; empty where there is none."""
     last = None if run_folder is None else run_folder / "checkpoints" / "last"
     if last is None or not last.exists():
         return ""

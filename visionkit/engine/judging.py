@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from visionkit.build import build_metrics, build_reader, category_ids
 from visionkit.config import evaluation_data
+from visionkit.config_files import read_trained_config
 from visionkit.data import EvaluationSet
-from visionkit.data.loader import batches
+from visionkit.data.loader import Judged, batches
 from visionkit.engine.checkpoint import load_model, open_checkpoint
 from visionkit.engine.device import loader_workers, memory_format, share_cores
-from visionkit.engine.distributed import ALONE, Processes, joined
+from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
+from visionkit.engine.failures import Circumstances, told_in_words
+from visionkit.engine.joining import joined
 from visionkit.engine.run_data import answered, first, judged_set, judging_loader, left_out, write_data_account
 from visionkit.engine.run_folder import made_folder, numbered_folder, write_settings
 from visionkit.engine.select import Selector
-from visionkit.errors import ConfigError
+from visionkit.errors import ConfigError, DataError, printable
 from visionkit.interfaces import Metric
 from visionkit.model import VisionModel
 from visionkit.report import Shown, spread, write_report
@@ -39,16 +41,24 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
     with processes.together():
         checkpoint = open_checkpoint(cfg.checkpoint)
         model = load_model(checkpoint.folder).to(device)
-        trained = cast(DictConfig, OmegaConf.load(checkpoint.folder / "config.yaml"))
+        trained = read_trained_config(checkpoint.folder / "config.yaml")
         data = evaluation_data(trained.data, cfg.data)
         share_cores(loader_workers(data.workers, device), device)
         role = data.split or ("test" if data.splits.test is not None else "val")
         # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
         reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
+        if not len(reader):
+            raise DataError(f"data.split={role}: holds no usable image; choose another data.split or data.root")
         judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
         own = cfg.engine.voc_ap
-        metrics = build_metrics(model, voc_ap=bool(trained.engine.get("voc_ap", False)) if own is None else own)
-        selector = Selector(trained.engine.select, metrics, trained.engine.references)
+        metrics = build_metrics(
+            model,
+            voc_ap=bool(trained.engine.get("voc_ap", False)) if own is None else own,
+            class_numbers=trained.get("metrics") if cfg.metrics is None else cfg.metrics,
+        )
+        # Chosen anew, the numbers may lack the one by which training selected, and a reference's.
+        chosen_by = (trained.engine.select, trained.engine.references) if cfg.metrics is None else ("mean", {})
+        selector = Selector(chosen_by[0], metrics, chosen_by[1])
         model.use_memory_format(memory_format(trained.engine.channels_last, device))
         folder = _evaluation_folder(cfg.run_dir, trained.name) if processes.first else None
         if folder is not None:
@@ -58,15 +68,20 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
             for line in left_out(role, reader):
                 print(line)
     folder = processes.told(folder)
-    loader = judging_loader(judged, data, device, processes)
-    result = scored(model, loader, judged, device, metrics, folder=folder, processes=processes)
+    loader = judging_loader(judged, data, device, processes, batch_size=cfg.batch_size, timeout=cfg.engine.timeout)
+    where = Circumstances(
+        device, cfg.batch_size, model.preprocess.canvas, loader.num_workers, levers="lower batch_size"
+    )
+    with told_in_words(where):
+        result = scored(model, loader, judged, device, metrics, folder=folder, processes=processes)
     add_mean(result, selector)
     if processes.first:
         write_evaluation(result, folder, split=data.splits.get(role, role))
         write_result_report(folder, result, model, judged)
         absent = result.absent()
         for name, value in result.numbers.items():
-            print(f"{name:<32} {value:.4f}" if name not in absent else f"{name:<32} n/a ({absent[name]})")
+            told = f"{value:.4f}" if name not in absent else f"n/a ({absent[name]})"
+            print(printable(f"{name:<32} {told}"))
         print(f"written to {folder}")
     return 0
 
@@ -74,7 +89,7 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
 def scored(
     model: VisionModel,
     loader: DataLoader[Batch],
-    judged: EvaluationSet,
+    judged: Judged,
     device: torch.device,
     metrics: Mapping[str, Metric],
     *,

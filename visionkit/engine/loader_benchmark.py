@@ -21,11 +21,19 @@ from PIL import ImageFile
 
 from visionkit.build import build_model, describe_model
 from visionkit.data import EpochSampler, TrainingSet, training_loader
+from visionkit.data.loader import batch_places
 from visionkit.engine.device import loader_workers
 from visionkit.engine.index_benchmark import index_benchmark
 from visionkit.engine.loader_peers import PEERS, Counted
 from visionkit.engine.processes import cpu_seconds, own_memory
-from visionkit.engine.run_data import choose_heads, first, image_repeats, open_readers, training_set
+from visionkit.engine.run_data import (
+    choose_heads,
+    first,
+    given_batch_size,
+    image_repeats,
+    open_readers,
+    training_set,
+)
 from visionkit.engine.run_folder import made_folder
 from visionkit.errors import ConfigError, did_you_mean, listed
 from visionkit.interfaces import Reader
@@ -50,6 +58,7 @@ def loader_benchmark_run(cfg: DictConfig) -> int:
     for name in names:
         if name not in PEERS:
             raise ConfigError(f"against={name}: there is no such loader{did_you_mean(name, PEERS)}; {listed([*PEERS])}")
+    batch_size = given_batch_size(cfg)
     readers = open_readers(cfg)
     choose_heads(cfg, readers["train"])
     reader = first(readers["train"], cfg.debug.images)
@@ -57,10 +66,10 @@ def loader_benchmark_run(cfg: DictConfig) -> int:
     workers = loader_workers(cfg.data.workers, torch.device("cpu"))
     told: dict[str, Any] = {
         "workers": workers,
-        "batch_size": cfg.data.batch_size,
+        "batch_size": batch_size,
         "image_size": list(dataset.preprocess.canvas),
     }
-    told["ms_per_image"] = stage_times(dataset, cfg.data.batch_size)
+    told["ms_per_image"] = stage_times(dataset, _sampler(cfg, dataset))
     makers: dict[str, Callable[[], Iterator[Counted]]] = {"visionkit": lambda: _ours(cfg, dataset, workers)}
     for name in names:
         makers |= PEERS[name](reader, dataset.preprocess.canvas, cfg.data.batch_size, workers)
@@ -82,15 +91,18 @@ def _dataset(cfg: DictConfig, reader: Reader) -> TrainingSet:
     return training_set(cfg, build_model(describe_model(cfg, reader), allow=None), reader)
 
 
-def _ours(cfg: DictConfig, dataset: TrainingSet, workers: int) -> Iterator[Counted]:
-    sampler = EpochSampler(
+def _sampler(cfg: DictConfig, dataset: TrainingSet) -> EpochSampler:
+    return EpochSampler(
         len(dataset),
         cfg.data.batch_size,
         seed=cfg.seed,
         segments=getattr(dataset.reader, "segments", None),
         repeats=image_repeats(cfg, dataset.reader),
     )
-    for batch in training_loader(dataset, sampler, workers=workers, device=torch.device("cpu")):
+
+
+def _ours(cfg: DictConfig, dataset: TrainingSet, workers: int) -> Iterator[Counted]:
+    for batch in training_loader(dataset, _sampler(cfg, dataset), workers=workers, device=torch.device("cpu")):
         labels = batch.targets.labels
         yield len(batch.images), 0 if labels is None else int((labels >= 0).sum())
 
@@ -166,7 +178,7 @@ def _clock(name: str, seconds: Counter[str]) -> Iterator[None]:
     seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
 
 
-def stage_times(dataset: TrainingSet, batch_size: int) -> dict[str, float]:
+def stage_times(dataset: TrainingSet, sampler: EpochSampler) -> dict[str, float]:
     """Return the milliseconds an image that one process spends reading, decoding, mixing, augmenting and collating.
 
     read: files and labels; decode: from compressed bytes to pixels; mix: resizing and placing too.
@@ -183,6 +195,7 @@ def stage_times(dataset: TrainingSet, batch_size: int) -> dict[str, float]:
         with _clock("decode", seconds):
             return load(image)
 
+    places = iter(batch_places(dataset, sampler))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a worker
     try:
@@ -193,9 +206,8 @@ def stage_times(dataset: TrainingSet, batch_size: int) -> dict[str, float]:
                 mock.patch.object(ImageFile.ImageFile, "load", timed_load),
                 _clock("total", seconds),
             ):
-                for number in range(1 if warm else _PROFILED):
-                    places = [(int(warm), (number * batch_size + i) % len(dataset)) for i in range(batch_size)]
-                    samples = [timed[place] for place in places]
+                for _ in range(1 if warm else _PROFILED):
+                    samples = [timed[place] for place in next(places)]
                     with _clock("collate", seconds):
                         dataset.collate(samples)
     finally:
@@ -204,7 +216,7 @@ def stage_times(dataset: TrainingSet, batch_size: int) -> dict[str, float]:
     mix = seconds["total"] - seconds["source"] - seconds["augment"] - seconds["collate"]
     parts = {"read": read, "decode": seconds["decode"], "mix": mix}
     parts |= {name: seconds[name] for name in ("augment", "collate", "total")}
-    return {name: round(1000 * value / (_PROFILED * batch_size), 3) for name, value in parts.items()}
+    return {name: round(1000 * value / (_PROFILED * sampler.batch_size), 3) for name, value in parts.items()}
 
 
 def _say(told: Mapping[str, Any]) -> None:

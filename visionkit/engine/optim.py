@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,19 +12,10 @@ from torch import Tensor, nn
 
 from visionkit.engine.muon import Muon, hidden_matrices
 from visionkit.errors import ConfigError, did_you_mean
+from visionkit.stages import Stage
 
-OPTIMIZERS = ("adamw", "muon", "sgd")
+OPTIMIZERS = ("adam", "adamw", "momentum", "muon", "rmsprop", "sgd")
 SCHEDULES = ("cosine", "flat_cosine")
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, leave_out: Sequence[Tensor] = ()) -> list[dict[str, Any]]:
-    """Two groups: with decay, and without it (biases, norms and every other vector or scalar)."""
-    known = {id(parameter) for parameter in leave_out}
-    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def create_optimizer(
@@ -32,20 +24,124 @@ def create_optimizer(
     *,
     lr: float,
     weight_decay: float,
-    momentum: float = 0.9,
-    betas: tuple[float, float] = (0.9, 0.999),
+    l1: float = 0.0,
+    momentum: float | None = None,
+    betas: Sequence[float] | None = None,
+    alpha: float | None = None,
+    layer_decay: float = 1.0,
+    stages: Mapping[str, Stage] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """AdamW, Muon (for the hidden matrices; AdamW for the rest), or SGD with Nesterov momentum."""
+    """Make an optimizer of all parameters that have a gradient now; some may be frozen and thawed later.
+
+    Args:
+        name: sgd (w −= lr · g), momentum (Nesterov's), adam, adamw, rmsprop, or muon (for the hidden layers' weights;
+            AdamW for the rest).
+        model: on its device.
+        lr: the rate; the first group has it.
+        weight_decay: of the weights of convolutions and linear layers, never of biases, norms and other vectors.
+            Decoupled for adamw and muon (w −= lr · decay · w); for the others the classic L2 penalty, decay / 2 · w²,
+            whose gradient goes the way of the loss's own.
+        l1: factor of an L1 penalty on the same weights, decoupled: after each step a weight is drawn towards 0 by
+            lr · l1 and stays there when it is reached (the proximal step of Daubechies et al. 2004), so some become
+            exactly 0. With `weight_decay` both act (Zou & Hastie 2005).
+        momentum: of momentum (0.9 by default), muon (0.95) and rmsprop (0).
+        betas: of adam, adamw and muon; (0.9, 0.999) by default.
+        alpha: of rmsprop, the share of the mean square that is kept; 0.99 by default.
+        layer_decay: the rates of the backbone's stages fall from the last, lr · layer_decay, to the first, by this
+            factor each; necks and heads have the full rate (Bao et al. 2022 for blocks of a transformer).
+        stages: of the backbone, fine to coarse (`visionkit.stages`); read where layer_decay is not 1.
+    """
     if name not in OPTIMIZERS:
         raise ConfigError(f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}")
-    if name == "muon" and (matrices := hidden_matrices(model)):
-        others = parameter_groups(model, weight_decay, leave_out=matrices)
-        return Muon(matrices, others, lr=lr, weight_decay=weight_decay, momentum=momentum, betas=betas)
-    groups = parameter_groups(model, weight_decay)
+    rates = _rates(stages, lr, layer_decay)
+    matrices = hidden_matrices(model) if name == "muon" else []
+    hidden = parameter_groups(matrices, lr, weight_decay, l1, rates)
+    others = parameter_groups(_others(model, matrices), lr, weight_decay, l1, rates)
     fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    if name in ("adamw", "muon"):  # a model without hidden matrices has nothing for Muon to do
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    both = (0.9, 0.999) if betas is None else (betas[0], betas[1])
+    optimizer: torch.optim.Optimizer
+    if hidden:
+        optimizer = Muon(hidden, others, lr=lr, momentum=0.95 if momentum is None else momentum, betas=both)
+    elif name in ("adamw", "muon"):  # a model without hidden matrices has nothing for Muon to do
+        optimizer = torch.optim.AdamW(others, lr=lr, betas=both, fused=fused)
+    elif name == "adam":
+        optimizer = torch.optim.Adam(others, lr=lr, betas=both, fused=fused)
+    elif name == "rmsprop":
+        optimizer = torch.optim.RMSprop(others, lr=lr, alpha=0.99 if alpha is None else alpha, momentum=momentum or 0.0)
+        optimizer.register_step_pre_hook(_drop_bad_gradients)
+    else:
+        inertia = 0.0 if name == "sgd" else 0.9 if momentum is None else momentum
+        optimizer = torch.optim.SGD(others, lr=lr, momentum=inertia, nesterov=inertia > 0, fused=fused)
+        if inertia:
+            optimizer.register_step_pre_hook(_begin_momentum)
+    if l1:
+        optimizer.register_step_post_hook(_draw_to_zero)
+    return optimizer
+
+
+def parameter_groups(
+    parameters: Sequence[Tensor], lr: float, weight_decay: float, l1: float, rates: Mapping[int, float]
+) -> list[dict[str, Any]]:
+    """Divide parameters by their rate, the highest first, and by whether they decay: those of two and more dimensions.
+
+    rates: by id of a parameter where it is not `lr`.
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault((rates.get(id(parameter), lr), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": groups[rate, decays], "lr": rate}
+        | ({"weight_decay": weight_decay, "l1": l1} if decays else {"weight_decay": 0.0, "l1": 0.0})
+        for rate, decays in sorted(groups, reverse=True)
+    ]
+
+
+def _rates(stages: Mapping[str, Stage], lr: float, layer_decay: float) -> dict[int, float]:
+    """By id of each of the backbone's parameters, its rate; nothing where all learn at one."""
+    if layer_decay == 1:
+        return {}
+    return {
+        id(parameter): lr * layer_decay**depth
+        for depth, stage in enumerate(reversed([*stages.values()]), 1)
+        for parameter in stage.parameters
+    }
+
+
+def _others(model: nn.Module, matrices: Sequence[Tensor]) -> list[Tensor]:
+    known = {id(parameter) for parameter in matrices}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+
+
+@torch.no_grad()
+def _draw_to_zero(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    """The L1 step, on weights that were stepped; none where `found_inf` (see `torch.amp.GradScaler`) is not 0."""
+    bad: Tensor | None = getattr(optimizer, "found_inf", None)
+    for group in optimizer.param_groups:
+        weights = [weight for weight in group["params"] if weight.grad is not None]
+        if group["l1"] and weights:
+            reach = torch.full((), -group["lr"] * group["l1"], device=weights[0].device)
+            if bad is not None:
+                reach = torch.where(bad > 0, 0.0, reach)
+            sizes = torch._foreach_abs(weights)
+            torch._foreach_add_(sizes, reach)
+            torch._foreach_clamp_min_(sizes, 0.0)
+            torch._foreach_mul_(sizes, torch._foreach_sign(weights))
+            torch._foreach_copy_(weights, sizes)
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    """Begin at 0, which is what torch does; but its fused kernel breaks where some weights begin later than others."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _drop_bad_gradients(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    """What the fused kernels of the others do on the device: no step where `found_inf` is not 0. This one waits."""
+    bad: Tensor | None = getattr(optimizer, "found_inf", None)
+    if bad is not None and bool(bad):
+        optimizer.zero_grad(set_to_none=True)
 
 
 class Schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 import math
@@ -15,22 +16,32 @@ from typing import Any, cast
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from visionkit.build import backbone_weights, build_metrics, build_model, describe_model, label_fields
+from visionkit.build import build_metrics, describe_model, label_fields
 from visionkit.data import EpochSampler, EvaluationSet, TrainingSet, training_loader
-from visionkit.data.loader import batches
-from visionkit.engine.checkpoint import load_state, open_checkpoint, save_checkpoint
+from visionkit.data.fingerprint import Fingerprints, fingerprint
+from visionkit.data.loader import Judged, batches
+from visionkit.data.train_slice import AugmentedSlice, Picked, slice_places
+from visionkit.engine.batch_finder import batch_size_of_run, find_batch_size
+from visionkit.engine.checkpoint import load_state, open_checkpoint
+from visionkit.engine.checkpoint_saving import flush, save_checkpoint
+from visionkit.engine.closing import chance, say_result
 from visionkit.engine.device import autocast_dtype, keep_freed_memory, loader_workers, memory_format, share_cores
-from visionkit.engine.distributed import Processes, joined
+from visionkit.engine.distributed import Processes
 from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, write_evaluation
-from visionkit.engine.failures import Circumstances, told_in_words
+from visionkit.engine.failures import Circumstances, kept, told_in_words
 from visionkit.engine.faults import Fault, parse_fault
+from visionkit.engine.freezing import Freezing
 from visionkit.engine.interruption import Interruption, Preempted
+from visionkit.engine.joining import joined
 from visionkit.engine.judging import add_mean, scored, write_result_report
-from visionkit.engine.optim import Schedule, create_optimizer
+from visionkit.engine.optim import Schedule
+from visionkit.engine.patience import Patience
+from visionkit.engine.rate_finder import find_learning_rate
+from visionkit.engine.recorders import check_recorders
+from visionkit.engine.resuming import Resumed, read_start, take_up
 from visionkit.engine.run_data import (
     answered,
     augmentation,
@@ -45,16 +56,29 @@ from visionkit.engine.run_data import (
     training_set,
     write_data_account,
 )
-from visionkit.engine.run_folder import choose_run_folder, start_logging, stop_logging, write_beginning, write_status
+from visionkit.engine.run_folder import (
+    Start,
+    choose_run_folder,
+    start_logging,
+    stop_logging,
+    write_beginning,
+    write_status,
+)
+from visionkit.engine.run_lock import run_lock
+from visionkit.engine.run_model import begun_model, freezing, learning_stages, optimizer, said_of_norms
 from visionkit.engine.select import Selector
 from visionkit.engine.tracking import Tracker
 from visionkit.engine.trainer import Trainer
-from visionkit.errors import RunError, UserError, listed
+from visionkit.engine.verdict import Verdict, verdict
+from visionkit.errors import ConfigError, RunError, UserError
+from visionkit.interfaces import Metric, Reader
 from visionkit.model import VisionModel
+from visionkit.stages import Stage
 from visionkit.structures import Batch
+from visionkit.transfer import report_weights
 
 LOGGER = logging.getLogger("visionkit")
-_LEARNED_NOTHING = 0.02
+_CLEAN, _AUGMENTED = "train slice", "augmented train slice"
 _SECONDS_BETWEEN_SAVES = 10.0
 """Epochs shorter than this share a checkpoint, unless the metric improved or `engine.save_steps` asks for one."""
 
@@ -72,29 +96,45 @@ def train_run(cfg: DictConfig) -> int:
             processes,
             device,
         ),
+        contextlib.ExitStack() as held,
     ):
         with processes.together():
             run, model, beginning = _prepared(cfg, processes, device, interruption)
+        start, said = Start(Path()), []
         with processes.together():
-            chosen = choose_run_folder(cfg) if processes.first else None
-        run.folder, continued = processes.told(chosen)
+            if processes.first:
+                start = choose_run_folder(cfg, run.data, processes.world)
+                left = held.enter_context(run_lock(start.folder))
+                said = [*start.said, *([left] if left else [])]
+        run.folder, continued = processes.told((start.folder, start.checkpoint is not None))
         if processes.first:
             start_logging(run.folder)
+            for line in said:
+                LOGGER.warning(line)
+        processes.tell_with(
+            functools.partial(kept, run.folder), lambda message: run.write_status("failed", error=message)
+        )
         try:
-            with processes.together():
-                if processes.first:
-                    beginning(run.folder)
-                trainer = run.trainer(model)
-            if continued:
-                run.resume(trainer)
-            else:
-                trainer.tracker.begin(0)
-            run.announce(trainer)
-            _train(run, trainer)
-            run.write_status("finished", step=trainer.step)
+            with processes.as_one():
+                with processes.together():
+                    if processes.first:
+                        beginning(run.folder)
+                    trainer = run.trainer(model)
+                held.callback(trainer.tracker.end)
+                if continued:
+                    run.resume(trainer, start)
+                else:
+                    trainer.tracker.begin(0)
+                run.announce(trainer)
+                if cfg.engine.find_lr:
+                    find_learning_rate(trainer, run.folder if processes.first else None, cfg.optim.lr)
+                else:
+                    _train(run, trainer)
+                run.write_status("finished", step=trainer.step)
         except Preempted as reason:
             LOGGER.info(f"ended by {reason} after step {trainer.step}; resume={run.folder} goes on from there")
             run.write_status("preempted", step=trainer.step, reason=str(reason))
+            interruption.obeyed = True
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             with contextlib.suppress(OSError):  # the disk may be full; what is told is why the run ended
@@ -109,6 +149,7 @@ def _prepared(
     cfg: DictConfig, processes: Processes, device: torch.device, interruption: Interruption
 ) -> tuple[_Run, VisionModel, Callable[[Path], None]]:
     """Everything that can be refused, before anything is written: the run, its model, and what writes its beginning."""
+    check_recorders(cfg.track)
     share_cores(loader_workers(cfg.data.workers, device), device)
     keep_freed_memory(device)
     opened = open_readers(cfg)
@@ -119,29 +160,71 @@ def _prepared(
     description = describe_model(cfg, readers["train"])
     torch.manual_seed(cfg.seed)
     torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
-    model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
+    model, fates = begun_model(cfg, description, processes, device)
+    stages = learning_stages(cfg, model)
+    if cfg.data.batch_size == "auto":
+        cfg.data.batch_size = _fitting_batch(cfg, model, readers["train"], device, processes)
+        told.append(
+            f"data.batch_size=auto: {cfg.data.batch_size} images; the recipe's optim.lr is of another batch size"
+        )
     if not processes.first:
         torch.manual_seed(cfg.seed + processes.rank)  # equal weights everywhere, dropout of each process's own
+    selector = Selector(cfg.engine.select, _metrics(cfg, model), cfg.engine.references)
     run = _Run(
         cfg=cfg,
         device=device,
         description=description,
+        data={role: fingerprint(one, needs) for role, one in readers.items()} if processes.first else {},
         training=training_set(cfg, model, readers["train"], processes.world),
         judging={role: judged_set(model, reader) for role, reader in readers.items() if role != "train"},
-        selector=Selector(cfg.engine.select, build_metrics(model, voc_ap=cfg.engine.voc_ap), cfg.engine.references),
+        slices={},
+        selector=selector,
+        patience=_patience(cfg, selector),
         repeats=image_repeats(cfg, readers["train"]),
         processes=processes,
         interruption=interruption,
         fault=parse_fault(cfg.debug.fault),
+        stages=stages,
+        freezing=freezing(cfg, stages),
     )
+    if cfg.engine.train_slice and "val" in readers:
+        places = slice_places(len(readers["train"]), cfg.engine.train_slice, cfg.seed)
+        picked = Picked(readers["train"], places)
+        run.slices |= {_CLEAN: judged_set(model, picked), _AUGMENTED: AugmentedSlice(run.training, picked, places)}
 
     def beginning(folder: Path) -> None:
         write_beginning(folder, cfg, device)
         write_data_account(folder, opened)
+        report_weights(fates, cfg.weights, folder)
         for line in told:
             LOGGER.warning(line)
 
     return run, model, beginning
+
+
+def _fitting_batch(
+    cfg: DictConfig,
+    model: VisionModel,
+    reader: Reader,
+    device: torch.device,
+    processes: Processes,
+) -> int:
+    """The batch of `data.batch_size=auto`: that of the run which goes on, or the largest that fits everywhere."""
+    if cfg.resume != "none":
+        earlier = batch_size_of_run(cfg.run_dir if cfg.resume == "auto" else cfg.resume)
+        if earlier is not None:
+            return earlier
+    provisional = copy.deepcopy(cfg)
+    provisional.data.batch_size = 16
+    size = find_batch_size(
+        model,
+        lambda trial: optimizer(cfg, trial, learning_stages(cfg, trial)),
+        training_set(provisional, model, reader),
+        device,
+        precision=autocast_dtype(cfg.engine.precision, device),
+        memory_format=memory_format(cfg.engine.channels_last, device),
+    )
+    return int(min(processes.gathered(size)))
 
 
 def _train(run: _Run, trainer: Trainer) -> None:
@@ -171,13 +254,18 @@ class _Run:
     cfg: DictConfig
     device: torch.device
     description: Mapping[str, Any]
+    data: Fingerprints
     training: TrainingSet
     judging: Mapping[str, EvaluationSet]
+    slices: dict[str, Judged]
     selector: Selector
+    patience: Patience
     repeats: np.ndarray | None
     processes: Processes
     interruption: Interruption
     fault: Fault
+    stages: Mapping[str, Stage]
+    freezing: Freezing
     folder: Path = Path()
     best: float = -math.inf
     best_step: int = 0
@@ -193,21 +281,13 @@ class _Run:
             # Trying out every convolution took 10 s longer than it saved in a run of 1,000 steps on an H200.
             torch.backends.cudnn.benchmark = False
         model.to(self.device).use_memory_format(memory_format(engine.channels_last, self.device))
-        optimizer = create_optimizer(
-            cfg.optim.name,
-            model,
-            lr=cfg.optim.lr,
-            weight_decay=cfg.optim.weight_decay,
-            momentum=cfg.optim.momentum or 0.0,
-            betas=tuple(cfg.optim.betas or (0.9, 0.999)),
-        )
         steps_per_epoch, total_steps = run_steps(cfg, len(self.training), self.processes.world)
         ema = _ema(model, engine.ema.decay, engine.ema.warmup, total_steps)
         if engine.compile:
             model.compile()
         return Trainer(
             model=model,
-            optimizer=optimizer,
+            optimizer=optimizer(cfg, model, self.stages),
             schedule=_schedule(cfg, total_steps),
             ema=ema,
             batches=self.batches(0),
@@ -216,13 +296,17 @@ class _Run:
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
             tracker=Tracker(
-                self.folder if self.processes.first else None, total_steps=total_steps, headline=self.selector.name
+                self.folder if self.processes.first else None,
+                total_steps=total_steps,
+                headline=self.selector.name,
+                track=cfg.track,
             ),
             end_of_epoch=self.end_of_epoch,
             save=self.save_if_new,
             processes=self.processes,
             interruption=self.interruption,
             fault=self.fault,
+            freezing=self.freezing,
             accumulate=engine.accumulate,
             clip_norm=engine.clip_norm or 0.0,
             precision=autocast_dtype(engine.precision, self.device),
@@ -247,7 +331,10 @@ class _Run:
             repeats=self.repeats,
         )
         workers = loader_workers(cfg.data.workers, self.device)
-        return batches(training_loader(self.training, sampler, workers=workers, device=self.device))
+        loader = training_loader(
+            self.training, sampler, workers=workers, device=self.device, timeout=cfg.engine.timeout
+        )
+        return batches(loader)
 
     def announce(self, trainer: Trainer) -> None:
         parameters, world = sum(p.numel() for p in trainer.model.parameters()), self.processes.world
@@ -261,34 +348,43 @@ class _Run:
             f"steps {trainer.step} to {trainer.total_steps}, {trainer.steps_per_epoch} an epoch, {each}, "
             f"highest rate {self.cfg.optim.lr:g}"
         )
+        said = said_of_norms(trainer.model, batch, self.processes)
+        if said is not None:
+            LOGGER.info(said)
 
-    def resume(self, trainer: Trainer) -> None:
-        """Take up the last checkpoint; the first process reads it for all."""
+    def resume(self, trainer: Trainer, start: Start) -> None:
+        """Take up a checkpoint; the first process reads it for all.
+
+        Raises:
+            CheckpointError: what was saved does not fit what was changed.
+        """
         with self.processes.together():
-            read = _read(self.folder, "last") if self.processes.first else None
-        folder, step, state, weights, training = self.processes.told(read)
-        load_state(trainer.model, weights["model"], folder)
-        load_state(trainer.ema.model, weights["ema"], folder)
-        trainer.load_state(training)
-        trainer.step = self.saved_step = step
-        trainer.batches = self.batches(step)
-        self.best, self.best_step = (-math.inf if state["best"] is None else state["best"]), state["best_step"]
-        LOGGER.info(f"resumed {folder}")
-        due = state["evaluation_due"]
-        trainer.tracker.begin(step, epoch_due=due)
-        if due:
+            read = read_start(start, self.folder) if self.processes.first else None
+        resumed: Resumed = self.processes.told(read)
+        take_up(trainer, resumed)
+        trainer.step = self.saved_step = resumed.step
+        trainer.batches = self.batches(resumed.step)
+        self.best, self.best_step = resumed.best, resumed.best_step
+        LOGGER.info(f"resumed {resumed.folder}")
+        trainer.tracker.begin(resumed.step, epoch_due=resumed.evaluation_due)
+        self.patience.load_state(resumed.patience)
+        if resumed.evaluation_due:
             self.end_of_epoch(trainer)
+        elif self.patience.spent:
+            trainer.total_steps = trainer.step
 
     def end_of_epoch(self, trainer: Trainer) -> None:
         epochs = math.ceil(trainer.total_steps / trainer.steps_per_epoch)
         epoch = math.ceil(trainer.step / trainer.steps_per_epoch)
         last = trainer.step == trainer.total_steps
         numbers: dict[str, float] = {}
+        train: dict[str, float] = {}
         judged = "val" in self.judging
         is_best = not judged
         if judged and (last or epoch % self.cfg.engine.evaluate_every == 0):
             try:
                 numbers = self.evaluated(trainer, "val").numbers
+                train = self.main_numbers(trainer, _CLEAN)
             except Preempted:
                 self.save(trainer, evaluation_due=True)
                 raise
@@ -296,9 +392,15 @@ class _Run:
             # Without any number yet (val has nothing to find, say) the last is the best.
             is_best = value > self.best or (math.isnan(value) and math.isinf(self.best))
             self.best = value if value > self.best else self.best
+            self.patience.see(numbers)
         self.best_step = trainer.step if is_best else self.best_step
         # Before the checkpoint: a resumed run cuts off the lines past its checkpoint, and cannot add missing ones.
-        trainer.tracker.log_epoch(trainer.step, epoch, epochs, numbers)
+        trainer.tracker.log_epoch(trainer.step, epoch, epochs, numbers, train)
+        if self.patience.spent and not last:
+            LOGGER.info(
+                f"{self.patience.name} has not risen for {self.patience.without} evaluations: the run ends here"
+            )
+            trainer.total_steps, last = trainer.step, True
         long_ago = time.monotonic() - self.saved_at > _SECONDS_BETWEEN_SAVES
         if self.processes.told(last or (judged and is_best) or long_ago):
             self.save(trainer, best=is_best)
@@ -325,6 +427,8 @@ class _Run:
     def _write_checkpoint(
         self, trainer: Trainer, training: Mapping[str, Any], *, best: bool, evaluation_due: bool
     ) -> None:
+        if (self.folder / "metrics.jsonl").is_file():
+            flush(self.folder / "metrics.jsonl")  # a checkpoint without its lines could not be gone on from exactly
         save_checkpoint(
             self.folder,
             step=trainer.step,
@@ -337,6 +441,8 @@ class _Run:
                 "best_step": self.best_step,
                 "evaluation_due": evaluation_due,
                 "processes": self.processes.world,
+                "patience": self.patience.state(),
+                "data": self.data,
             },
             training=training,
             config=OmegaConf.to_yaml(self.cfg, resolve=True),
@@ -350,11 +456,13 @@ class _Run:
         Raises:
             Preempted: the run was asked to end.
         """
-        judged, model = self.judging[role], cast(VisionModel, trainer.ema.model)
+        judged, model = {**self.judging, **self.slices}[role], cast(VisionModel, trainer.ema.model)
         self.processes.share_buffers(model)
         if role not in self.loaders:  # kept, so that its worker processes start once
-            self.loaders[role] = judging_loader(judged, self.cfg.data, self.device, self.processes)
-        metrics = build_metrics(model, voc_ap=self.cfg.engine.voc_ap)
+            self.loaders[role] = judging_loader(
+                judged, self.cfg.data, self.device, self.processes, timeout=self.cfg.engine.timeout
+            )
+        metrics = _metrics(self.cfg, model)
         result = scored(
             model,
             self.loaders[role],
@@ -368,6 +476,13 @@ class _Run:
         add_mean(result, self.selector)
         return result
 
+    def main_numbers(self, trainer: Trainer, part: str) -> dict[str, float]:
+        """The headlines, and the number that chooses the best checkpoint, on a slice of the training images."""
+        if part not in self.slices:
+            return {}
+        numbers = self.evaluated(trainer, part).numbers
+        return {name: numbers[name] for name in dict.fromkeys([self.selector.name, *self.selector.references])}
+
     def _stop_evaluation(self) -> str | None:
         self.fault.on_evaluation()
         return self.interruption.reason
@@ -380,43 +495,48 @@ class _Run:
     def finish(self, trainer: Trainer) -> None:
         """Score the EMA weights of the best checkpoint, write the final numbers, and say them."""
         with self.processes.together():
-            read = _read(self.folder, "best") if self.processes.first else None
-        folder, _, _, weights, _ = self.processes.told(read)
-        load_state(trainer.ema.model, weights["ema"], folder)
+            best = open_checkpoint(self.folder, "best") if self.processes.first else None
+            read = None if best is None else (best.weights("ema"), best.folder)
+        load_state(trainer.ema.model, *self.processes.told(read))
         role = next((role for role in ("test", "val") if role in self.judging), None)
         result = self.evaluated(trainer, role, folder=self.folder) if role else Evaluation()
+        judgement = self.judgement(trainer)
         split = self.cfg.data.splits[role] if role else "none"
-        if self.processes.first:
-            write_evaluation(result, self.folder, split=split)
-            judged = self.judging[role] if role else None
-            write_result_report(self.folder, result, cast(VisionModel, trainer.ema.model), judged)
-            self._say(result, split, trainer)
-
-    def _say(self, result: Evaluation, split: str, trainer: Trainer) -> None:
-        shown = "  ".join(
-            f"{name} {value:.4f}"
-            for name, value in result.numbers.items()
-            if not math.isnan(value) and name.count("/") == 1  # those of single classes are in metrics.json
+        if not self.processes.first:
+            return
+        write_evaluation(result, self.folder, split=split, verdict=judgement)
+        model = cast(VisionModel, trainer.ema.model)
+        write_result_report(self.folder, result, model, self.judging[role] if role else None)
+        say_result(
+            result,
+            split,
+            self.folder,
+            seconds=trainer.tracker.training_seconds,
+            verdict=judgement,
+            selector=self.selector,
+            classes=model.classes,
+            bad_steps=trainer.bad_steps,
         )
-        LOGGER.info(f"{split}: {shown}")
-        absent = result.absent()
-        for reason in dict.fromkeys(absent.values()):
-            LOGGER.info(f"n/a ({reason}): {listed([name for name in absent if absent[name] == reason])}")
-        LOGGER.info(f"{trainer.tracker.training_seconds:.1f} s of training; everything is in {self.folder}")
-        low = [name for name in self.selector.references if result.numbers.get(name, 1.0) < _LEARNED_NOTHING]
-        if low:
-            LOGGER.warning(
-                f"this run learned nothing ({listed(low)} under {_LEARNED_NOTHING}): look at the labels "
-                "(tools/check_data.py), train longer (engine.epochs), or lower optim.lr"
-            )
+
+    def judgement(self, trainer: Trainer) -> Verdict | None:
+        """Whether the EMA weights, those of the best checkpoint, underfit or overfit; None where that is not known."""
+        if not self.slices or math.isinf(self.best):
+            return None
+        name = self.selector.name
+        train, augmented = (self.main_numbers(trainer, part)[name] for part in (_CLEAN, _AUGMENTED))
+        guess = chance(name, self.selector, trainer.model.classes)
+        return verdict(name, train=train, augmented=augmented, val=self.best, chance=guess)
 
 
 # ------------------------------------------------------------------------------------------------------------ the parts
-def _read(folder: Path, link: str) -> tuple[Path, int, dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Of a run's checkpoint its folder, step, state, weights and training state."""
-    checkpoint = open_checkpoint(folder, link)
-    weights = {name: checkpoint.weights(name) for name in ("model", "ema")}
-    return checkpoint.folder, checkpoint.step, checkpoint.state, weights, checkpoint.training_state()
+def _patience(cfg: DictConfig, selector: Selector) -> Patience:
+    engine = cfg.engine
+    known = {selector.name, *selector.known}
+    if engine.patience is not None and cfg.data.splits.val is None:
+        raise ConfigError(
+            "engine.patience: nothing is evaluated without data.splits.val; name a split, or leave it out"
+        )
+    return Patience(engine.patience, engine.stop_on or selector.name, engine.min_delta, known)
 
 
 def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:
@@ -424,6 +544,10 @@ def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:
     warmup = math.ceil(cfg.schedule.warmup * total_steps) if given is None else given
     flat = {} if cfg.schedule.flat is None else {"flat": cfg.schedule.flat}
     return Schedule(cfg.schedule.name, total_steps=total_steps, warmup_steps=warmup, final=cfg.schedule.final, **flat)
+
+
+def _metrics(cfg: DictConfig, model: VisionModel) -> dict[str, Metric]:
+    return build_metrics(model, voc_ap=cfg.engine.voc_ap, class_numbers=cfg.metrics)
 
 
 def _ema(model: VisionModel, decay: float, warmup: float, total_steps: int) -> EMA:

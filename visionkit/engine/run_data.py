@@ -21,6 +21,7 @@ from visionkit.data import EvaluationSet, TrainingSet, evaluation_loader
 from visionkit.data.augmentation import Augmentation, build_augmentation, check_augmentation
 from visionkit.data.cache import prepare
 from visionkit.data.image_kinds import statistics_warning
+from visionkit.data.loader import Judged
 from visionkit.data.readers.first import First
 from visionkit.data.readers.single import SingleObject
 from visionkit.data.sampler import repeat_factors
@@ -40,6 +41,17 @@ from visionkit.model import VisionModel
 
 LOGGER = logging.getLogger("visionkit")
 ROLES = ("train", "val", "test")
+
+
+def given_batch_size(cfg: DictConfig) -> int:
+    """`data.batch_size`, of a tool that takes no auto.
+
+    Raises:
+        ConfigError: it is auto.
+    """
+    if cfg.data.batch_size == "auto":
+        raise ConfigError("data.batch_size=auto: is for training; give a number")
+    return int(cfg.data.batch_size)
 
 
 def open_readers(cfg: DictConfig) -> dict[str, Reader]:
@@ -169,16 +181,24 @@ def judged_set(model: VisionModel, reader: Reader) -> EvaluationSet:
 
 
 def judging_loader(
-    judged: EvaluationSet, data: Mapping[str, Any], device: torch.device, processes: Processes = ALONE
+    judged: Judged,
+    data: Mapping[str, Any],
+    device: torch.device,
+    processes: Processes = ALONE,
+    *,
+    batch_size: int = 16,
+    timeout: float = 0.0,
 ) -> DataLoader[Any]:
     """The loader of this process's share of an evaluation.
 
-    Its batch is of a fixed size: on a CPU the last bit of a score depends on it, and `evaluate` must repeat the run's
-    number.
+    Its batch has nothing to do with that of training: on a CPU the last bit of a score depends on it, and `evaluate`
+    must repeat the run's number.
     """
     rank, world = processes.rank, processes.world
-    workers = min(loader_workers(data["workers"], device), math.ceil(len(judged) / (16 * world)))
-    return evaluation_loader(judged, batch_size=16, workers=workers, device=device, rank=rank, world=world)
+    workers = min(loader_workers(data["workers"], device), math.ceil(len(judged) / (batch_size * world)))
+    return evaluation_loader(
+        judged, batch_size=batch_size, workers=workers, device=device, timeout=timeout, rank=rank, world=world
+    )
 
 
 def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:

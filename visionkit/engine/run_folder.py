@@ -2,63 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from visionkit.engine.checkpoint import MANIFEST
+from visionkit.data.fingerprint import Fingerprints
+from visionkit.engine.checkpoint import Checkpoint, has_checkpoints, open_checkpoint
+from visionkit.engine.run_changes import ChangedError, changes, check_names, known_names, refuse
+from visionkit.engine.run_links import refuse_links_out
+from visionkit.engine.run_lock import LOCK, refuse_if_running
 from visionkit.errors import CheckpointError, ConfigError, UserError, listed
+from visionkit.plain_files import Unreadable, read_json
 
 LOGGER = logging.getLogger("visionkit")
-FREE_TO_CHANGE = ("run_dir", "resume", "device", "debug", "data.workers")
-"""Keys in which a resumed run may differ: they do not change what is computed."""
 _PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "opencv-python-headless", "pycocotools", "hydra-core")
 
 
-def choose_run_folder(cfg: DictConfig) -> tuple[Path, bool]:
-    """Make or find the folder of this run; and say whether it continues one.
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        folder: of the run.
+        checkpoint: from which it goes on; None: it begins anew.
+        changed: the changes that `resume_allow` lets pass, by name (`visionkit.engine.run_changes`).
+        said: lines that somebody should read.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint | None = None
+    changed: Mapping[str, str] = field(default_factory=dict)
+    said: Sequence[str] = ()
+
+
+def choose_run_folder(cfg: DictConfig, data: Fingerprints | None = None, processes: int = 1) -> Start:
+    """Make or find the folder of this run, and the checkpoint from which it goes on.
 
     resume=none makes a new folder; auto continues `run_dir` if it holds a run, else the unfinished `latest` of the same
-    configuration, else makes a new one; a folder continues that.
+    configuration, data and processes, else makes a new one; a folder continues that.
+
+    Args:
+        cfg: the configuration, with all that is settled as a run starts.
+        data: of the run, to be compared (`visionkit.data.fingerprint`); None: they are not.
+        processes: of the run.
 
     Raises:
-        UserError: `run_dir` holds something already, cannot be made, or the configuration to resume with differs.
+        UserError: `run_dir` holds something already or cannot be made; or the run to go on with is going on already,
+            differs in something that `cfg.resume_allow` does not name, or has no checkpoint that is whole.
     """
     root = Path("runs") / cfg.task
     if cfg.resume not in ("none", "auto"):
         folder = Path(cfg.resume)
         if cfg.run_dir and Path(cfg.run_dir).resolve() != folder.resolve():
             raise ConfigError(f"run_dir={cfg.run_dir}: the run goes on in its own folder, {folder}; leave run_dir out")
-        if not _has_checkpoint(folder):
+        if not has_checkpoints(folder):
             mend = "give the folder of a run, or resume=auto"
             raise CheckpointError(f"resume={folder}: no run with a checkpoint is there; {mend}")
-        _refuse_changes(folder, cfg)
-        return folder, True
-    candidates = [Path(cfg.run_dir)] if cfg.run_dir else [root / "latest"]
-    if cfg.resume == "auto":
-        for folder in candidates:
-            if _has_checkpoint(folder) and (cfg.run_dir or _unfinished(folder, cfg)):
-                _refuse_changes(folder, cfg)
-                return folder.resolve(), True
+        refuse_if_running(folder)
+        return _continued(folder, cfg, data, processes)
+    check_names(cfg.resume_allow, known_names(cfg))
     if cfg.run_dir:
         folder = Path(cfg.run_dir)
-        if cfg.resume == "auto" and (folder / "status.json").is_file():
-            return folder, False  # a run that ended before its first checkpoint: there is nothing to continue
-        return _made(folder), False
+        refuse_if_running(folder)
+        if cfg.resume == "auto" and has_checkpoints(folder):
+            return _continued(folder, cfg, data, processes)
+        if cfg.resume == "auto" and any((folder / name).is_file() for name in ("status.json", LOCK)):
+            refuse_links_out(folder)
+            return Start(folder)  # a run that ended before its first checkpoint: there is nothing to continue
+        return Start(_made(folder))
+    said: list[str] = []
+    latest = (root / "latest").resolve()
+    if cfg.resume == "auto" and has_checkpoints(latest) and _status(latest) not in ("finished", None):
+        try:
+            start = _continued(latest, cfg, data, processes)
+            refuse_if_running(latest)
+            return start
+        except ChangedError as error:
+            said.append(f"a new run begins, since the last one was another: {listed(error.changes, 6)}")
     folder = numbered_folder(root, cfg.name)
     link = root / f".latest.{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name, target_is_directory=True)
     link.replace(root / "latest")
-    return folder, False
+    return Start(folder, said=said)
 
 
 def numbered_folder(root: Path, name: str) -> Path:
@@ -144,47 +181,29 @@ def _made(folder: Path) -> Path:
     return made_folder(folder)
 
 
-def _has_checkpoint(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last" / MANIFEST).is_file()
+def _continued(folder: Path, cfg: DictConfig, data: Fingerprints | None, processes: int) -> Start:
+    """The run in `folder`, from its newest whole checkpoint on."""
+    refuse_links_out(folder)
+    said: list[str] = []
+    checkpoint = open_checkpoint(folder, "last", warn=said.append)
+    found = changes(checkpoint, cfg, data, processes)
+    refuse(found, cfg.resume_allow, folder)
+    if found.told:
+        said.append(f"resumed with changes that resume_allow names: {listed(list(found.told.values()), 20)}")
+    if found.assumed:
+        keys = listed(found.assumed, 20)
+        said.append(f"keys that the run's configuration did not have yet have today's defaults: {keys}")
+    if data is not None and checkpoint.state["data"] is None:
+        said.append("the version that wrote the checkpoint did not write down its data, so they are not compared")
+    return Start(folder, checkpoint, found.told, said)
 
 
-def _unfinished(folder: Path, cfg: DictConfig) -> bool:
-    try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return status != "finished" and not _changes(folder, cfg)
-
-
-def _changes(folder: Path, cfg: DictConfig) -> list[str]:
-    file = folder / "config.yaml"
-    if not file.is_file():
-        mend = "start a new one with another run_dir"
-        raise CheckpointError(f"{file}: is missing, so this run cannot be resumed; {mend}")
-    before = _flat(OmegaConf.to_container(OmegaConf.load(file)))
-    after = _flat(OmegaConf.to_container(cfg, resolve=True))
-    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
-        for key in keys
-        if not any(key == free or key.startswith(free + ".") for free in FREE_TO_CHANGE)
-    ]
-
-
-def _refuse_changes(folder: Path, cfg: DictConfig) -> None:
-    changes = _changes(folder, cfg)
-    if changes:
-        raise ConfigError(
-            f"resume: the run in {folder} was started with another configuration ({listed(changes, 4)}); resume it "
-            f"with the same keys, or start a new run"
-        )
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items()]
-    return {key: value for part in parts for key, value in part.items()}
+def _status(folder: Path) -> Any:
+    """What status.json says; None where it says nothing."""
+    with contextlib.suppress(Unreadable):
+        told = read_json(folder / "status.json")
+        return told.get("status") if isinstance(told, dict) else None
+    return None
 
 
 def _version(name: str) -> str | None:

@@ -35,6 +35,7 @@ class Selector:
                 raise ConfigError(f"engine.references.{name}: {said}")
             if not reference > 0:
                 raise ConfigError(f"engine.references.{name}={reference}: a number above 0 is wanted")
+        self.known = tuple(known)
         self.references = {name: float(references.get(name, 1.0)) for name in headlines}
         several = len(headlines) > 1 or bool(references)
         self.name = select if select != "mean" else MEAN if several else headlines[0]

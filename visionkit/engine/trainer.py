@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.ema import EMA
 from visionkit.engine.faults import NO_FAULT, Fault
+from visionkit.engine.freezing import Freezing
 from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.optim import Schedule
 from visionkit.engine.tracking import Tracker
@@ -49,6 +50,7 @@ class Trainer:
         processes: those that train together, each on batches of its own.
         interruption: asked after each step whether the run is to end.
         fault: what is to go wrong, where somebody wants to see it (`debug.fault`).
+        freezing: what of the backbone is held still, and until when; None: nothing.
         step: optimizer steps behind us.
     """
 
@@ -73,6 +75,7 @@ class Trainer:
     processes: Processes = ALONE
     interruption: Interruption = field(default_factory=Interruption)
     fault: Fault = NO_FAULT
+    freezing: Freezing | None = None
     step: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
     losses: _LossSums = field(init=False)
@@ -83,10 +86,12 @@ class Trainer:
             group["initial_lr"] = group["lr"]
         self.losses = _LossSums(self.device, self.processes)
         self._guard = _FiniteGuard(self.model, self.optimizer, self.device, self.max_bad_steps, self.processes)
-        self._network: nn.Module = self.model
-        if self.processes.world > 1:
-            # Buffers are shared when they are read (`Processes.share_buffers`), not in each forward.
-            self._network = nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
+        self._network: nn.Module | None = None
+
+    @property
+    def bad_steps(self) -> int:
+        """Steps that were not taken, as far as is known."""
+        return self._guard.bad_steps
 
     @property
     def epoch(self) -> int:
@@ -104,6 +109,7 @@ class Trainer:
         while self.step < self.total_steps:
             # ------------------------------------------------------------------------------------------------ batches
             began = time.perf_counter()
+            self.processes.check()
             self.fault.before_step(self.step + 1, self.processes.rank)
             micro_batches = [next(self.batches) for _ in range(self.accumulate)]
             self.tracker.waited(time.perf_counter() - began)
@@ -117,8 +123,12 @@ class Trainer:
             totals = _totals(micro_batches, self.processes)
 
             # -------------------------------------------------------------------------------- forward, backward, step
+            thawed = self.freezing is not None and self.freezing.apply(self.step / self.steps_per_epoch)
+            if thawed or self._network is None:
+                self._network = self.processes.exchanging(self.model)
             factor = self.schedule.factor(self.step)
-            for group in self.optimizer.param_groups:
+            groups = self.optimizer.param_groups
+            for group in groups:
                 group["lr"] = group["initial_lr"] * factor
             losses: dict[str, Tensor] = {}
             self._guard.begin()
@@ -143,14 +153,14 @@ class Trainer:
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            self.tracker.trained(sum(len(batch.images) for batch in micro_batches))
+            self.tracker.trained(sum(len(batch.images) for batch in micro_batches) * self.processes.world)
             self.losses.add(losses, self._guard.bad)
 
             # ----------------------------------------------------------------------------------- log, evaluate, save
             last = self.step == self.total_steps
             epoch_ends = self.step % self.steps_per_epoch == 0
             if self.step % self.log_steps == 0 or epoch_ends or last:
-                self.tracker.log_step(self.step, self.losses.means(), lr=self.optimizer.param_groups[0]["lr"])
+                self.tracker.log_step(self.step, self.losses.means(), lr=max(group["lr"] for group in groups))
             if epoch_ends or last:
                 self._guard.settle()
                 self.tracker.training_pauses()
@@ -195,10 +205,18 @@ class Trainer:
             "losses": self.losses.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+    def load_state(self, state: dict[str, Any], *, with_optimizer: bool = True) -> None:
+        """Take up what `state` gave; rates, decays and the like stay those that the optimizer was made with.
+
+        with_optimizer: False: the optimizer begins anew.
+        """
+        if with_optimizer:
+            own = [{**group} for group in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(state["optimizer"])
+            for group, values in zip(self.optimizer.param_groups, own, strict=True):
+                group.update({name: value for name, value in values.items() if name not in ("params", "lr")})
+        if state["scaler"]:  # none was needed in another precision
+            self.scaler.load_state_dict(state["scaler"])
         if self.processes.rank < len(state["random"]):  # a run that goes on with more processes
             random = state["random"][self.processes.rank]
             torch.set_rng_state(random["cpu"])
@@ -277,10 +295,12 @@ class _FiniteGuard:
         With scaled float16 gradients only the loss is looked at: the scaler meets infinite gradients as a matter of
         course and passes over them by itself. What one process finds, or is asked (`asked`), holds for all.
         """
-        bad = ~torch.isfinite(loss.detach() if scaled else loss.detach() + norm)
+        own = ~torch.isfinite(loss.detach())
+        bad = own if scaled else own | ~torch.isfinite(norm)
         if self.processes.world > 1:
             flags = self.processes.largest(torch.stack([bad, torch.full_like(bad, asked)]).to(torch.uint8))
             bad = flags[0].bool()
+            flags = torch.cat([flags, own[None]])
         else:
             flags, self.asked_to_end = bad[None], asked
         self.bad = bad
@@ -308,21 +328,28 @@ class _FiniteGuard:
         self._read(step, flags, image_ids)
 
     def _read(self, step: int, flags: Tensor, image_ids: Sequence[object]) -> bool:
-        """Take note of flags on the CPU: [bad] or, of several processes, [bad, asked to end]; whether all is fine."""
-        bad, *asked = flags.tolist()
-        self.asked_to_end = self.asked_to_end or any(asked)
+        """Take note of flags on the CPU; whether all is fine.
+
+        They are [bad] or, of several processes, [bad, asked to end, this process's own loss is bad].
+        """
+        bad, *several = flags.tolist()
+        self.asked_to_end = self.asked_to_end or any(several[:1])
         if bad:
-            self._count(step, image_ids)
+            self.bad_steps += 1
+            if self.bad_steps > self.allowed:
+                raise self._too_many(step, any(several[1:]), image_ids)
         return not bad
 
-    def _count(self, step: int, image_ids: Sequence[object]) -> None:
-        self.bad_steps += 1
-        if self.bad_steps > self.allowed:
-            ids = ", ".join(str(image_id) for image_id in image_ids)
-            raise NonFiniteError(
-                f"step {step}: the loss or its gradient is not finite; the step was not taken. Lower optim.lr, or set "
-                f"engine.precision=fp32. Images of the batch: {ids}"
-            )
+    def _too_many(self, step: int, own: bool, image_ids: Sequence[object]) -> NonFiniteError:
+        """All processes come here together. Where only the gradient is not finite, none knows whose images it is of."""
+        told = self.processes.gathered((own, list(image_ids)))
+        guilty = [rank for rank, (is_bad, _) in enumerate(told) if is_bad] or list(range(len(told)))
+        ids = ", ".join(str(image_id) for rank in guilty for image_id in told[rank][1])
+        whose = f" of process {', '.join(map(str, guilty))}" if len(told) > 1 else ""
+        return NonFiniteError(
+            f"step {step}: the loss or its gradient is not finite; the step was not taken. Lower optim.lr, or set "
+            f"engine.precision=fp32. Images of the batch{whose}: {ids}"
+        )
 
 
 def _totals(batches: Sequence[Batch], processes: Processes) -> dict[str, Tensor]:
