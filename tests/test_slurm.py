@@ -113,12 +113,21 @@ def test_the_script_that_the_plugin_writes(tmp_path):
 
 
 ARRAY = r"""
-for task in 0 1; do
+(for task in 0 1; do
   export SLURM_JOB_ID=$((70 + task)) SLURM_ARRAY_JOB_ID=70 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 SLURM_PROCID=0
   export SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_LOCALID=0
   bash "$1" >> jobs.log 2>&1
-done
+  touch "done-$task"
+done) < /dev/null > /dev/null 2>&1 &
 echo Submitted batch job 70
+"""
+"""Jobs begin after sbatch has told their number: the plugin names their files by it."""
+STATES = """
+echo 'JobID|State|NodeList'
+for task in 0 1; do
+  [[ -e done-$task ]] && state=COMPLETED || state=RUNNING
+  echo "70_$task|$state|here"
+done
 """
 
 
@@ -129,7 +138,7 @@ def test_a_sweep_runs(tmp_path):
         tmp_path / "bin",
         sbatch=ARRAY,
         srun='while [[ "$1" == --* ]]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done; exec "$@"',
-        sacct='echo "JobID|State|NodeList"; for i in 0 1; do echo "70_$i|COMPLETED|here"; done',
+        sacct=STATES,
     )
     done = sweep(tmp_path, environment)
     log = (tmp_path / "jobs.log").read_text() if (tmp_path / "jobs.log").exists() else ""

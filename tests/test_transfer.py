@@ -29,16 +29,16 @@ def made(*typed, classes=("ant", "bee"), seed=0):
     return build_model(description, allow=None), description
 
 
-def saved(folder, *typed, classes=("ant", "bee")):
+def saved(folder, *typed, classes=("ant", "bee"), step=1, best=True):
     """The folder of a run that holds one checkpoint, and the weights in it."""
     model, description = made(*typed, classes=classes, seed=1)
     with torch.no_grad():
         for buffer in model.backbone.buffers():
             buffer.add_(2)
     save_checkpoint(
-        folder, step=1, model=made(*typed, classes=classes, seed=2)[0], ema=model, description=description,
+        folder, step=step, model=made(*typed, classes=classes, seed=2)[0], ema=model, description=description,
         state={"epoch": 1, "best": None, "best_step": 1, "evaluation_due": False, "processes": 1, "data": None},
-        training={}, config="", best=True,
+        training={}, config="", best=best,
     )  # fmt: skip
     return folder, model.state_dict()
 
@@ -214,6 +214,11 @@ def test_mean_and_std_come_with_a_checkpoint(tmp_path):
     assert list(usual.preprocess.mean) == [0.485, 0.456, 0.406]
     assert checkpoint_statistics(tmp_path) == statistics
     assert checkpoint_statistics(tmp_path / "checkpoints" / "best") == statistics
+    saved(tmp_path, "task=classify", f"weights={own}", step=2, best=False)
+    with (tmp_path / "checkpoints" / "best" / "model.json").open("a") as file:
+        file.write(" ")
+    assert checkpoint_statistics(tmp_path) == statistics, "what loading takes instead of a damaged best"
+    assert checkpoint_statistics(tmp_path / "checkpoints" / "step-1") == {}
     (tmp_path / "empty").mkdir()
     assert checkpoint_statistics(tmp_path / "empty") == {}
 

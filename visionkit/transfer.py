@@ -11,11 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from visionkit.engine.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
+from visionkit.engine.checkpoint import Checkpoint, open_checkpoint
 from visionkit.errors import CheckpointError, ConfigError, listed
 from visionkit.interfaces import Backbone, Neck
 from visionkit.model import VisionModel
-from visionkit.plain_files import Unreadable, read_json
 from visionkit.targets import build
 
 LOGGER = logging.getLogger("visionkit")
@@ -49,9 +48,9 @@ def checkpoint_folder(weights: Any) -> Path | None:
 def checkpoint_statistics(folder: Path) -> dict[str, list[float]]:
     """The mean and std by which a checkpoint's model normalises images; nothing where the folder is no checkpoint."""
     try:
-        told = read_json(find_checkpoint(folder) / "model.json")
-        return {key: [float(value) for value in told["preprocess"][key]] for key in ("mean", "std")}
-    except (CheckpointError, Unreadable, KeyError, TypeError, ValueError):
+        told = open_checkpoint(folder, warn=lambda _: None).description["preprocess"]
+        return {key: [float(value) for value in told[key]] for key in ("mean", "std")}
+    except (CheckpointError, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -82,14 +81,16 @@ def take_weights(model: VisionModel, description: Mapping[str, Any], weights: An
     try:
         checkpoint = open_checkpoint(folder)
     except CheckpointError as error:
-        raise CheckpointError(f"weights={folder}: {error}") from error
+        raise CheckpointError(f"weights={folder}: {error}", code=error.code) from error
     given = {name: value for name, value in checkpoint.weights("ema").items() if not name.startswith("preprocess.")}
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("preprocess.")}
     _check_backbone(own, given, description, checkpoint)
     try:
         rules = _rules(model, description, checkpoint.description)
     except (AttributeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.folder / 'model.json'}: damaged; use another checkpoint") from error
+        raise CheckpointError(
+            f"{checkpoint.folder / 'model.json'}: damaged; use another checkpoint", code="checkpoint-damaged"
+        ) from error
     taken, fates = {}, []
     for name, value in own.items():
         part = next(part for part in rules if name.startswith(f"{part}."))
@@ -134,7 +135,8 @@ def _check_backbone(
         theirs, ours = checkpoint.description.get("backbone"), description["backbone"]
         raise CheckpointError(
             f"weights={checkpoint.folder}: its backbone is {_in_words(theirs)}, and this one {_in_words(ours)}; choose "
-            f"the same ({len(wrong)} of {len(wanted)} tensors lack or have another shape: {listed(wrong, 2)})"
+            f"the same ({len(wrong)} of {len(wanted)} tensors lack or have another shape: {listed(wrong, 2)})",
+            code="weights-do-not-fit",
         )
 
 

@@ -1,4 +1,4 @@
-"""Several processes as `torchrun` starts them, for the tests of runs that take more than one."""
+"""Runs without their page of pictures, and several processes as `torchrun` starts them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from visionkit.engine import judging, training_run
+
 _FORKS = multiprocessing.get_context("forkserver")
 _ROOT = str(Path(__file__).parents[2])
 _IMPORTED = [
@@ -20,13 +22,26 @@ _IMPORTED = [
 ]  # fmt: skip
 
 
+@pytest.fixture
+def with_report():
+    """For tests of the page."""
+
+
+@pytest.fixture(autouse=True)
+def no_report(request, monkeypatch):
+    """It takes longer than all the rest of a tiny run."""
+    if "with_report" not in request.fixturenames:
+        for module in (judging, training_run):
+            monkeypatch.setattr(module, "write_result_report", lambda *given: None)
+
+
 class Ranks:
     """Processes as `torchrun` starts them, without its agent: the first one holds the store.
 
     They are forked from one that has imported everything, and so begin at once.
     """
 
-    def __init__(self, folder: Path, world: int, function, *arguments) -> None:
+    def __init__(self, folder: Path, world: int, report: bool, function, *arguments) -> None:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
@@ -39,7 +54,7 @@ class Ranks:
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
             }  # fmt: skip
             environment |= {name: os.environ[name] for name in ("VISIONKIT_CACHE",) if name in os.environ}
-            given = (str(output), str(Path.cwd()), environment, function, arguments)
+            given = (str(output), str(Path.cwd()), environment, report, function, arguments)
             self.processes.append(_FORKS.Process(target=_run_rank, args=given))
         for process in self.processes:
             process.start()
@@ -63,18 +78,20 @@ class Ranks:
             process.join()
 
 
-def _run_rank(output, folder, environment, function, arguments) -> None:
+def _run_rank(output, folder, environment, report, function, arguments) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.chdir(folder)
     with Path(output).open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
     torch.set_num_threads(1)
+    if not report:
+        judging.write_result_report = training_run.write_result_report = lambda *given: None
     sys.exit(function(*arguments))
 
 
 @pytest.fixture
-def ranks(tmp_path, monkeypatch):
+def ranks(tmp_path, monkeypatch, request):
     """ranks(2, function, *arguments): start two processes; a function of a test module, and what can be pickled."""
     monkeypatch.syspath_prepend(_ROOT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")])))
@@ -82,7 +99,8 @@ def ranks(tmp_path, monkeypatch):
     started = []
 
     def start(world, function, *arguments):
-        started.append(Ranks(tmp_path / f"ranks-{len(started)}", world, function, *arguments))
+        folder, report = tmp_path / f"ranks-{len(started)}", "with_report" in request.fixturenames
+        started.append(Ranks(folder, world, report, function, *arguments))
         return started[-1]
 
     yield start

@@ -16,7 +16,7 @@ from torch import nn
 
 import visionkit
 from visionkit import cli
-from visionkit.engine import checkpoint_saving, run
+from visionkit.engine import checkpoint_saving
 from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.engine.checkpoint_manifest import write_manifest
 from visionkit.engine.checkpoint_saving import save_checkpoint
@@ -212,7 +212,7 @@ def test_a_run_that_fills_the_disk_ends_with_a_line_and_goes_on_when_there_is_ro
     typed = ("task=classify", "engine.save_steps=2", "model.width=1.0", f"run_dir={small_disk}/a")
     (small_disk / "other").write_bytes(b"\0" * (1 << 19))
     assert train(*typed) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert "not written (No space left on device); free space or give another run_dir" in line
     assert open_checkpoint(small_disk / "a", "last").step > 0
     (small_disk / "other").unlink()
@@ -266,9 +266,8 @@ def test_no_rights_are_said(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------------------ real runs
 @pytest.mark.parametrize("damage", ["model.safetensors: flipped", "training.pt: cut", "manifest.json: unlink"])
 def test_a_run_resumed_from_the_checkpoint_before_equals_an_uninterrupted_one(
-    train, runs, interrupt, monkeypatch, assert_equal_runs, capsys, damage
+    train, runs, interrupt, assert_equal_runs, capsys, damage
 ):
-    monkeypatch.setattr(run, "write_result_report", lambda *args: None)
     typed = ("task=classify", "engine.save_steps=3", "head.classification.dropout=0.5")
     assert train(*typed, "run_dir=whole") == 0
     interrupt(11)
@@ -295,8 +294,7 @@ def test_a_run_without_any_whole_checkpoint_does_not_begin_anew_by_itself(train,
         assert "no other checkpoint of a is whole: start a new run" in capsys.readouterr().err
 
 
-def test_a_lost_best_is_said_and_the_best_of_what_follows_kept(train, runs, interrupt, monkeypatch, capsys):
-    monkeypatch.setattr(run, "write_result_report", lambda *args: None)
+def test_a_lost_best_is_said_and_the_best_of_what_follows_kept(train, runs, interrupt, capsys):
     typed = ("task=classify", "engine.save_steps=3")
     interrupt(11)
     assert train(*typed, "run_dir=a") == 130

@@ -83,7 +83,7 @@ def test_what_cannot_be_evaluated_is_said_in_a_line(runs, finished, capsys, type
     Path("file").touch()
     before = (finished / "metrics.json").stat().st_mtime_ns
     assert cli.main(["evaluate", *(text.format(run=finished) for text in typed)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert said in line
     assert [path.name for path in runs.iterdir()] == ["file"]
     assert (finished / "metrics.json").stat().st_mtime_ns == before
@@ -127,7 +127,7 @@ def test_a_class_that_the_model_lacks_is_named(runs, finished, capsys):
     write_voc(Path("voc"), ("zebra",))
     typed = ["data=voc", "data.root=voc", "run_dir=out", "device=cpu"]
     assert cli.main(["evaluate", f"checkpoint={finished}", *typed]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert "the data has classes that the model lacks: zebra" in line
     assert "data.classes=[…]" in line
     assert not Path("out").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from visionkit.engine import faults, run
+from visionkit.engine import faults
 from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.engine.faults import NO_FAULT, Fault, parse_fault
 from visionkit.errors import ConfigError
@@ -102,13 +102,7 @@ def test_losses_of_one_step_alone_are_spoilt():
 
 # ------------------------------------------------------------------------------------------------------- in whole runs
 @pytest.fixture
-def no_report(monkeypatch):
-    """It takes longer than all the rest."""
-    monkeypatch.setattr(run, "write_result_report", lambda *given: None)
-
-
-@pytest.fixture
-def whole(train, in_child, no_report, tmp_path_factory):
+def whole(train, in_child, tmp_path_factory):
     """The folder of the run in which nothing went wrong, made once."""
     folder = tmp_path_factory.getbasetemp() / "without-faults"
     if not folder.exists():
@@ -149,7 +143,7 @@ def test_what_goes_wrong_is_named_and_the_run_goes_on_as_if_it_had_not(
     assert_equal_runs(whole, "a")
 
 
-def test_a_loss_that_is_not_finite_is_passed_over_where_that_is_allowed(train, no_report):
+def test_a_loss_that_is_not_finite_is_passed_over_where_that_is_allowed(train):
     typed = (*TYPED[:-1], "engine.epochs=1", "debug.fault=nan@step3", "engine.max_bad_steps=1")
     assert train(*typed, "run_dir=a") == 0
     checkpoint = open_checkpoint("a", "last")
@@ -158,7 +152,7 @@ def test_a_loss_that_is_not_finite_is_passed_over_where_that_is_allowed(train, n
     assert all(value.isfinite().all() for which in ("model", "ema") for value in checkpoint.weights(which).values())
 
 
-def test_the_images_of_a_loss_that_is_not_finite_are_named_and_nothing_of_it_is_saved(train, no_report, capsys):
+def test_the_images_of_a_loss_that_is_not_finite_are_named_and_nothing_of_it_is_saved(train, capsys):
     assert train(*TYPED[:-1], "debug.fault=nan@step3", "run_dir=a", "engine.save_steps=2") == 1
     line = capsys.readouterr().err
     ids = line.split("Images of the batch: ")[1].split(" (debug")[0].split(", ")

@@ -9,18 +9,10 @@ from omegaconf import OmegaConf
 
 from visionkit.cli import run_tool
 from visionkit.engine import batch_finder, rate_finder
-from visionkit.engine.batch_finder import batch_size_of_run
 from visionkit.engine.rate_finder import LOWEST, suggested
 
 TINY = ("debug=tiny", "debug.images=null", "data.reader.count={train: 320, val: 4, test: 4}", "device=cpu")
 TASKS = ("classify", "localize", "detect", "semantic", "instance", "panoptic", "multitask")
-
-
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VISIONKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path
 
 
 # --------------------------------------------------------------------------------------------------------- batch size
@@ -67,7 +59,12 @@ def test_every_task_can_be_tried(runs, task, monkeypatch):
     monkeypatch.setattr(rate_finder, "STEPS", 4)
     assert run_tool("train", [f"task={task}", *TINY, "run_dir=a", "data.batch_size=auto", "engine.find_lr=true"]) == 0
     assert OmegaConf.load("a/config.yaml").data.batch_size == 4
-    assert len(json.loads(Path("a/learning_rate.json").read_text())["rates"]) == 4
+    told = json.loads(Path("a/learning_rate.json").read_text())
+    assert len(told["rates"]) == 4
+    assert told["rates"][0] == pytest.approx(LOWEST)
+    assert Path("a/plots/learning_rate.png").stat().st_size > 5000
+    assert not Path("a/checkpoints").exists()
+    assert json.loads(Path("a/status.json").read_text())["status"] == "finished"
 
 
 def test_the_trial_leaves_the_run_as_it_is(runs, monkeypatch):
@@ -82,12 +79,25 @@ def test_a_run_that_goes_on_keeps_its_batch(runs, memory):
     memory(1000.0, 20_000.0)
     typed = ["task=classify", *TINY, "run_dir=a", "data.batch_size=auto", "engine.max_steps=4"]
     assert run_tool("train", [*typed, "engine.save_steps=2", "debug.fault=nan@step3"]) == 1
-    assert batch_size_of_run("a") == 16
     memory(1000.0, 3000.0)
     assert run_tool("train", [*typed, "engine.save_steps=2", "resume=auto"]) == 0
     assert OmegaConf.load("a/config.yaml").data.batch_size == 16
-    assert batch_size_of_run("nowhere") is None
-    assert batch_size_of_run(None) is None
+
+
+def test_the_latest_run_that_goes_on_by_itself_keeps_its_batch(runs, memory):
+    """resume=auto without a folder; a run of another configuration begins anew, with a batch of its own."""
+    memory(1000.0, 20_000.0)
+    typed = ["task=classify", *TINY, "resume=auto", "data.batch_size=auto", "engine.save_steps=2"]
+    assert run_tool("train", [*typed, "engine.max_steps=4", "debug.fault=nan@step3"]) == 1
+    memory(1000.0, 3000.0)
+    assert run_tool("train", [*typed, "engine.max_steps=5"]) == 0
+    assert OmegaConf.load("runs/classify/classify-002/config.yaml").data.batch_size == 2
+    Path("runs/classify/latest").unlink()
+    Path("runs/classify/latest").symlink_to("classify-001")
+    assert run_tool("train", [*typed, "engine.max_steps=4"]) == 0
+    assert OmegaConf.load("runs/classify/classify-001/config.yaml").data.batch_size == 16
+    assert json.loads(Path("runs/classify/classify-001/status.json").read_text())["status"] == "finished"
+    assert not Path("runs/classify/classify-003").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------------- rate
@@ -104,14 +114,26 @@ def test_the_suggestion_by_hand():
     assert suggested([], []) == (None, [])
 
 
+@pytest.mark.slow
 def test_a_suggestion_of_a_real_run_is_near_what_works(runs):
     """The recipe's rate was chosen by its results; the range test comes to its decade."""
-    typed = ["task=detect", "image_size=64", "data.batch_size=8", "data.workers=0", "device=cpu", "model.width=0.25"]
-    count = "data.reader.count={train: 200, val: 4, test: 4}"
+    typed = ["task=detect", "image_size=64", "data.batch_size=4", "data.workers=0", "device=cpu", "model.width=0.25"]
+    count = "data.reader.count={train: 100, val: 4, test: 4}"
     assert run_tool("train", [*typed, count, "run_dir=a", "engine.find_lr=true"]) == 0
     told = json.loads(Path("a/learning_rate.json").read_text())
     assert told["optim.lr"] / 10 < told["suggested"] < told["optim.lr"] * 10
-    assert told["rates"][0] == pytest.approx(LOWEST)
-    assert Path("a/plots/learning_rate.png").stat().st_size > 5000
-    assert not Path("a/checkpoints").exists()
-    assert json.loads(Path("a/status.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("resume", ["auto", "a"])
+def test_rates_are_tried_on_a_new_model_alone(runs, capsys, resume):
+    assert run_tool("train", ["task=classify", *TINY, f"resume={resume}", "engine.find_lr=true"]) == 2
+    said = f"engine.find_lr=true: tries rates on a new model; leave resume={resume} out"
+    assert said in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_memory_that_is_used_up_while_rates_are_tried_is_told_in_words(runs, capsys):
+    typed = ["task=classify", *TINY, "run_dir=a", "engine.find_lr=true", "debug.fault=oom@step2"]
+    assert run_tool("train", typed) == 1
+    assert "out of memory on cpu with batches of 2 x 64 x 64" in capsys.readouterr().err
+    assert "out of memory on cpu" in json.loads(Path("a/status.json").read_text())["error"]

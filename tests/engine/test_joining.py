@@ -44,6 +44,14 @@ def test_what_torchrun_sets_must_be_there_whole(monkeypatch):
         joined("cpu", 1.0).__enter__()
 
 
+def test_a_port_of_zero_is_refused_and_not_waited_at(monkeypatch):
+    """What `torchrun --master-port=0` sets: each process would wait at a port of its own."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_PORT", "0")
+    with pytest.raises(ConfigError, match=r"^MASTER_PORT=0: is no port to meet at; start with torchrun --standalone"):
+        joined("cpu", 300.0).__enter__()
+
+
 def test_a_process_that_never_comes_is_waited_for_no_longer_than_the_time_out(ranks, runs):
     first = ranks(2, come, 3.0)
     assert first.wait() == [0, 0]

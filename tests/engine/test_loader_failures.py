@@ -16,19 +16,12 @@ import torch
 
 from visionkit import cli
 from visionkit.data import TrainingSet, loader
-from visionkit.engine import run
 from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.model import VisionModel
 
 TYPED = ("task=classify", "engine.train_slice=0", "data.workers=1", "run_dir=a")
 _NEW_MOUNTS = 0x00020000
 """CLONE_NEWNS of unshare(2)."""
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """It takes longer than all the rest."""
-    monkeypatch.setattr(run, "write_result_report", lambda *given: None)
 
 
 def test_a_process_that_hangs_ends_the_run_within_the_time_out(train, in_child):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from visionkit.cli import run_tool
-from visionkit.engine import run as run_module
+from visionkit.engine import training_run
 from visionkit.engine.patience import Patience
 from visionkit.errors import ConfigError
 
@@ -53,7 +53,7 @@ def judge(tmp_path, monkeypatch):
     """judge({epoch: value}): what an evaluation says, by how many there were before."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VISIONKIT_CACHE", str(tmp_path / "cache"))
-    scored = run_module.scored
+    scored = training_run.scored
 
     def plan(values):
         seen = []
@@ -64,7 +64,7 @@ def judge(tmp_path, monkeypatch):
             result.numbers["classification/top1"] = values[min(len(seen), len(values)) - 1]
             return result
 
-        monkeypatch.setattr(run_module, "scored", judged)
+        monkeypatch.setattr(training_run, "scored", judged)
 
     return plan
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from visionkit import cli
-from visionkit.engine import run
+from visionkit.engine import training_run
 from visionkit.engine.checkpoint import open_checkpoint
 
 DETECT = ("task=detect", "engine.save_steps=3")
@@ -25,12 +25,6 @@ def lines(folder: Path) -> list[dict]:
 
 def status(folder: str | Path) -> dict:
     return json.loads((Path(folder) / "status.json").read_text())
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """The page of pictures takes longer than all the rest of a tiny run."""
-    monkeypatch.setattr(run, "write_result_report", lambda *args: None)
 
 
 # ---------------------------------------------------------------------------------------------------- equal to the bit
@@ -54,11 +48,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, runs, interrupt, asser
     assert_equal_runs("whole", "broken")
 
 
-def test_a_run_preempted_again_and_again_equals_an_uninterrupted_one(
-    train, runs, no_report, monkeypatch, assert_equal_runs
-):
+def test_a_run_preempted_again_and_again_equals_an_uninterrupted_one(train, runs, monkeypatch, assert_equal_runs):
     """SIGTERM in a step, in the evaluation of an epoch (made up for on resume), and in the last one."""
-    typed, scored = (*CLASSIFY, "head.classification.dropout=0.5", "engine.train_slice=0"), run.scored
+    typed, scored = (*CLASSIFY, "head.classification.dropout=0.5", "engine.train_slice=0"), training_run.scored
     assert train(*typed, "run_dir=whole") == 0
 
     def ask_in_evaluation(number: int) -> None:
@@ -69,7 +61,7 @@ def test_a_run_preempted_again_and_again_equals_an_uninterrupted_one(
                 os.kill(os.getpid(), signal.SIGTERM)
             return scored(*args, **more)
 
-        monkeypatch.setattr(run, "scored", judged)
+        monkeypatch.setattr(training_run, "scored", judged)
 
     assert train(*typed, "run_dir=broken", "debug.fault=term@step5") == 0
     assert status("broken") == {"status": "preempted", "step": 5, "reason": "SIGTERM"}
@@ -89,10 +81,10 @@ def test_a_run_preempted_again_and_again_equals_an_uninterrupted_one(
 
 
 # ---------------------------------------------------------------------------------------------------- resume=auto, =DIR
-def test_auto_takes_up_the_unfinished_latest_and_else_begins_anew(train, runs, interrupt, no_report, capsys):
+def test_auto_takes_up_the_unfinished_latest_and_else_begins_anew(train, runs, interrupt, capsys):
     interrupt(5)
     assert train(*CLASSIFY, "resume=auto") == 130
-    assert train(*CLASSIFY, "resume=auto", "data.workers=1") == 0
+    assert train(*CLASSIFY, "resume=auto", "data.workers=1", "data.cache=ram") == 0
     assert lines(Path("runs/classify/latest"))[-1]["step"] == 14
     assert [path.name for path in sorted(Path("runs/classify").iterdir())] == ["classify-001", "latest"]
     assert train(*CLASSIFY, "resume=auto", "engine.max_steps=1") == 0  # finished, so a new one
@@ -107,7 +99,7 @@ def test_auto_takes_up_the_unfinished_latest_and_else_begins_anew(train, runs, i
     assert Path("runs/classify/latest").resolve().name == "classify-004"
 
 
-def test_auto_begins_anew_in_a_folder_whose_run_has_no_checkpoint(train, runs, interrupt, no_report):
+def test_auto_begins_anew_in_a_folder_whose_run_has_no_checkpoint(train, runs, interrupt):
     interrupt(2)
     assert train(*CLASSIFY, "run_dir=a", "resume=auto") == 130
     assert not Path("a/checkpoints").exists()
@@ -145,14 +137,14 @@ def test_what_cannot_be_resumed_is_refused_in_a_line(train, runs, finished, caps
     before = sorted(path.stat().st_mtime_ns for path in Path("a").rglob("*"))
     capsys.readouterr()
     assert train(*typed) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert said in line
     assert sorted(path.stat().st_mtime_ns for path in Path("a").rglob("*")) == before
     assert [path.name for path in runs.iterdir()] == ["a"]
 
 
 # ---------------------------------------------------------------------------------------------------- allowed changes
-def test_what_is_named_may_change_and_takes_effect(train, runs, no_report, capsys):
+def test_what_is_named_may_change_and_takes_effect(train, runs, capsys):
     """A run is made longer, at another rate and with other validation images; then all of `optim` may change."""
     assert train(*CLASSIFY, "run_dir=a", "optim.betas=[0.8, 0.9]") == 0
     before = open_checkpoint("a", "last").state

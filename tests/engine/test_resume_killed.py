@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from visionkit.engine import checkpoint_saving, run
+from visionkit.engine import checkpoint_saving, run, training_run
 from visionkit.engine.trainer import Trainer
 
 PLAIN = ("task=classify", "optim=adamw", "engine.save_steps=3", "head.classification.dropout=0.5")
@@ -77,7 +77,7 @@ DEATHS = {
         "in mid-epoch, between two checkpoints": fault("kill@step6"),
         "in the second checkpoint": fault("kill@checkpoint"),
         "in the first evaluation": fault("kill@evaluation"),
-        "between an epoch's line and its checkpoint": nth(run, "save_checkpoint", 2),
+        "between an epoch's line and its checkpoint": nth(training_run, "save_checkpoint", 2),
         "before the manifest": nth(checkpoint_saving, "write_manifest", 2),
         "before the links, the folder being there": nth(checkpoint_saving, "_link", 1),
         "before the last link": nth(checkpoint_saving, "_link", 2),
@@ -85,8 +85,8 @@ DEATHS = {
         "while an old checkpoint is removed": nth(checkpoint_saving.shutil, "rmtree", 1),
         "before the best is scored": after(Trainer, "train", 1),
         "in the last evaluation": fault("kill@evaluation"),
-        "while the last numbers are written": nth(run, "write_evaluation", 1),
-        "after all but the status": nth(run, "write_result_report", 1),
+        "while the last numbers are written": nth(training_run, "write_evaluation", 1),
+        "after all but the status": nth(training_run, "write_result_report", 1),
     }),
     "batch mixes, accumulated, two workers": (BATCH_MIX, {
         "after a checkpoint": fault("kill@step3"),
@@ -113,9 +113,8 @@ SLOW = ("two stages, scaled float16",)
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in DEATHS]
 )
 def test_a_run_that_was_killed_again_and_again_equals_an_uninterrupted_one(
-    train, runs, in_child, killed_by, assert_equal_runs, monkeypatch, name
+    train, runs, in_child, killed_by, assert_equal_runs, name
 ):
-    monkeypatch.setattr(run, "write_result_report", lambda *args: None)  # it takes longer than all the rest
     typed, deaths = DEATHS[name]
 
     assert in_child(lambda: train(*typed, "run_dir=whole"), Path("log")) == 0, Path("log").read_text()

@@ -22,7 +22,7 @@ TYPED = (
     "engine.ema={decay: 0.9, warmup: 5}", "optim.lr=0.002", "augment.mosaic={p: 0.5, until: 0.6}",
     "augment.transforms=[{HorizontalFlip: {p: 0.5}}]",
 )  # fmt: skip
-SEVERAL = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0")
+SEVERAL = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def started(*arguments: str, log: Path) -> subprocess.Popen:

@@ -47,7 +47,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step(train, runs, bef
 
     before_step(5, at_step_5)
     assert train(*CLASSIFY, "run_dir=a") == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert "step 5: the loss or its gradient is not finite; the step was not taken. Lower optim.lr" in line
     assert "Images of the batch: " in line
     state = json.loads(Path("a/status.json").read_text())
@@ -93,7 +93,7 @@ def test_without_val_best_is_last_and_the_split_is_named(train, runs):
 @pytest.fixture
 def judge(monkeypatch):
     """judge(0.2, 0.5): in the next run the first evaluation says .2, and all that follow .5."""
-    from visionkit.engine import run as module
+    from visionkit.engine import training_run as module
 
     evaluated = module.scored
 
@@ -149,7 +149,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoints_before(train, runs, monk
     import errno
 
     from visionkit.engine import checkpoint_saving as checkpoint
-    from visionkit.engine import run as module
+    from visionkit.engine import training_run as module
 
     save, write = checkpoint._pickled, module.write_status
 
@@ -194,7 +194,7 @@ def test_metrics_jsonl_is_the_same_for_equal_runs_wherever_and_however_fast(trai
     assert all(set(line) == {"step", "lr", *losses} for line in steps)
     assert [line["step"] for line in steps] == [2, 4, 6, 7, 8, 10, 12, 14]
     timing = [json.loads(line) for line in (finished / "timing.jsonl").read_text().splitlines()]
-    keys = {"step", "epoch", "seconds", "images_per_second", "waiting", "elapsed"}
+    keys = {"step", "epoch", "seconds", "images_per_second", "waiting", "elapsed", "memory"}
     assert [set(line) for line in timing] == [keys, keys]
 
 

@@ -174,3 +174,27 @@ def test_a_neck_that_no_chosen_head_reads_is_left_out():
     cfg = composed("task=multitask")
     choose_heads(cfg, Source(frozenset({"boxes"})))
     assert cfg.model.neck is not None
+
+
+@pytest.mark.parametrize(
+    ("typed", "images", "epochs"),
+    [
+        ([], 292, 100),  # ten steps an epoch
+        ([], 50, 500),  # two steps an epoch: 1,000 of them
+        ([], 50_000, 100),
+        ([], 1_281_167, 7),  # 40,037 steps an epoch: at most 300,000
+        (["schedule=fast"], 292, 40),
+        (["schedule=long"], 292, 300),
+        (["schedule=long", "engine.epochs=7"], 292, 7),
+        (["schedule.least_steps=0"], 50, 100),
+    ],
+)
+def test_training_lasts_as_the_schedule_says(typed, images, epochs):
+    cfg = compose("train", ["task=detect", "data=bccd", *typed])
+    steps_per_epoch, total = run_steps(cfg, images)
+    assert total == epochs * steps_per_epoch
+
+
+def test_a_typed_schedule_wins_over_that_of_the_data_set():
+    assert run_steps(compose("train", ["task=instance", "data=pennfudan"]), 120) == (15, 50 * 15)
+    assert run_steps(compose("train", ["task=instance", "data=pennfudan", "schedule=long"]), 120) == (15, 300 * 15)

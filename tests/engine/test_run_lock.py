@@ -185,7 +185,7 @@ def test_a_second_whole_run_is_refused_before_it_writes_anything(train, runs, fi
             (f"run_dir={latest}", "resume=auto"),
         ):
             assert train(*typed) == 2
-            (line,) = capsys.readouterr().err.splitlines()
+            line, _mend = capsys.readouterr().err.splitlines()
             assert f"process {first} on {HERE} is training here since" in line
         assert sorted((path, path.stat().st_mtime_ns) for path in runs.rglob("*")) == before
 

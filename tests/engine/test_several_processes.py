@@ -42,7 +42,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def test_two_processes_make_one_run_and_one_of_them_speaks(ranks, runs):
+def test_two_processes_make_one_run_and_one_of_them_speaks(ranks, runs, with_report):
     both = ranks(2, train, "task=classify", "run_dir=a")
     assert both.wait() == [0, 0], both.said()
     first, second = both.said()

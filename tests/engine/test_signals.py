@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from visionkit.engine import evaluate, run
+from visionkit.engine import evaluate, run, training_run
 from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.engine.faults import Fault
 
@@ -51,7 +51,9 @@ PLACES = {
     "the end of an epoch": lambda action: before(Fault, "on_losses", action, 7),
     "an evaluation": lambda action: before(evaluate._Share, "add", action, 3),
     "the last step": lambda action: before(Fault, "on_losses", action, 14),
-    "the last evaluation": lambda action: before(run._Run, "finish", lambda: before(evaluate._Share, "add", action, 2)),
+    "the last evaluation": lambda action: before(
+        training_run.TrainingRun, "finish", lambda: before(evaluate._Share, "add", action, 2)
+    ),
 }
 LAST_STEP = {
     "set-up": 1, "the fifth step": 5, "the end of an epoch": 7, "an evaluation": 7, "the last step": 14,
@@ -61,9 +63,8 @@ LAST_STEP = {
 
 @pytest.fixture
 def small_evaluations(monkeypatch):
-    """Batches of two, so that an evaluation has several; and no report, which takes longer than all the rest."""
-    monkeypatch.setattr(run, "judging_loader", functools.partial(run.judging_loader, batch_size=2))
-    monkeypatch.setattr(run, "write_result_report", lambda *given: None)
+    """Batches of two, so that an evaluation has several."""
+    monkeypatch.setattr(training_run, "judging_loader", functools.partial(training_run.judging_loader, batch_size=2))
 
 
 @pytest.fixture

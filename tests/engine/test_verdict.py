@@ -87,7 +87,7 @@ COMMON = (
 
 
 @pytest.fixture
-def staged(tmp_path, monkeypatch):
+def staged(tmp_path, monkeypatch, with_report):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VISIONKIT_CACHE", str(tmp_path / "cache"))
 

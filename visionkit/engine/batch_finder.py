@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from visionkit.config_files import read_config
 from visionkit.data import EpochSampler, TrainingSet
-from visionkit.errors import CheckpointError, ConfigError
+from visionkit.errors import ConfigError
 from visionkit.model import VisionModel
 from visionkit.structures import Batch, Sample
 
@@ -71,22 +70,15 @@ def find_batch_size(
     del steps, trial
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     if not fits:
         height, width = model.preprocess.canvas
         raise ConfigError(
             f"data.batch_size=auto: not even two images of {height} x {width} pixels fit into the memory of {device}; "
-            "lower image_size or model.width"
+            "lower image_size or model.width",
+            code="out-of-memory",
         )
     return fits
-
-
-def batch_size_of_run(folder: str | Path | None) -> int | None:
-    """The batch size that a run was begun with, so that one that goes on has the same; None: there is no run."""
-    try:
-        size = read_config(Path(folder or "") / "config.yaml")["data"]["batch_size"]
-    except (CheckpointError, LookupError, TypeError):
-        return None
-    return size if isinstance(size, int) else None
 
 
 class _Trial:

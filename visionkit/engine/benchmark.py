@@ -92,7 +92,9 @@ def _trained(run: str) -> dict[str, torch.Tensor]:
     if run == "none":
         return {}
     if run == "auto":
-        raise ConfigError("resume=auto: name the run whose weights are timed, or resume=none for random ones")
+        raise ConfigError(
+            "resume=auto: name the run whose weights are timed, or resume=none for random ones", code="value-missing"
+        )
     return open_checkpoint(run).weights()
 
 

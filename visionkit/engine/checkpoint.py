@@ -51,7 +51,9 @@ class Checkpoint:
         try:
             return read_safetensors(file)
         except Unreadable as error:
-            raise CheckpointError(printable(f"{file}: not readable ({error}); {_MEND}")) from None
+            raise CheckpointError(
+                printable(f"{file}: not readable ({error}); {_MEND}"), code="checkpoint-damaged"
+            ) from None
 
     def training_state(self) -> dict[str, Any]:
         """Optimizer, scaler and random-number states."""
@@ -59,9 +61,11 @@ class Checkpoint:
         try:
             return migrated_training(read_saved(file), self.schema)
         except Unreadable as error:
-            raise CheckpointError(printable(f"{file}: not readable ({error}); {_MEND}")) from None
+            raise CheckpointError(
+                printable(f"{file}: not readable ({error}); {_MEND}"), code="checkpoint-damaged"
+            ) from None
         except (KeyError, TypeError):
-            raise CheckpointError(f"{file}: not what a run saves; {_MEND}") from None
+            raise CheckpointError(f"{file}: not what a run saves; {_MEND}", code="checkpoint-damaged") from None
 
     def config(self) -> dict[str, Any]:
         """The configuration of the run, as plain containers."""
@@ -80,8 +84,11 @@ def find_checkpoint(path: str | Path, link: str = "best") -> Path:
             return folder.resolve()
     if not path.exists():
         mend = "give a run folder or one of its checkpoints"
-        raise CheckpointError(f"checkpoint={path}: there is no such folder; {mend}")
-    raise CheckpointError(f"checkpoint={path}: neither a checkpoint ({MANIFEST} lacks) nor a run folder that has one")
+        raise CheckpointError(f"checkpoint={path}: there is no such folder; {mend}", code="checkpoint-missing")
+    raise CheckpointError(
+        f"checkpoint={path}: neither a checkpoint ({MANIFEST} lacks) nor a run folder that has one",
+        code="checkpoint-missing",
+    )
 
 
 def has_checkpoints(run_folder: Path) -> bool:
@@ -112,7 +119,7 @@ def open_checkpoint(
         try:
             return _opened(find_checkpoint(path, link))
         except DamagedError as fault:
-            raise CheckpointError(f"{fault}; {_MEND}") from fault
+            raise CheckpointError(f"{fault}; {_MEND}", code="checkpoint-damaged") from fault
     faults: list[DamagedError] = []
     for folder in _candidates(root, link):
         try:
@@ -123,7 +130,9 @@ def open_checkpoint(
         for one in faults:
             warn(f"{one}; {found.folder} is used instead")
         return found
-    raise CheckpointError(f"{faults[0]}; no other checkpoint of {path} is whole: start a new run") from faults[0]
+    raise CheckpointError(
+        f"{faults[0]}; no other checkpoint of {path} is whole: start a new run", code="checkpoint-damaged"
+    ) from faults[0]
 
 
 def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
@@ -146,7 +155,7 @@ def load_model(path: str | Path, allow: tuple[str, ...] = ()) -> VisionModel:
     except Exception as error:  # what parts meet in arguments that they do not take
         fault = f"cannot be built ({type(error).__name__}: {str(error)[:300]})"
         said = f"{checkpoint.folder / 'model.json'}: {fault}; use the version that wrote it"
-        raise CheckpointError(printable(said)) from error
+        raise CheckpointError(printable(said), code="checkpoint-version") from error
     load_state(model, checkpoint.weights("ema"), checkpoint.folder)
     return model.eval()
 
@@ -161,7 +170,9 @@ def load_state(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) ->
         model.load_state_dict(dict(weights))
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{folder}: the weights do not fit the model described beside them ({first})") from error
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the model described beside them ({first})", code="weights-do-not-fit"
+        ) from error
 
 
 def _opened(folder: Path) -> Checkpoint:

@@ -21,6 +21,8 @@ _LONGEST_NAME = 200
 class DamagedError(CheckpointError):
     """A checkpoint lacks something or is not what was written; the message is the fault alone, without a mend."""
 
+    usual_code = "checkpoint-damaged"
+
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of the files that lie in `folder`."""
@@ -46,7 +48,10 @@ def verify(folder: Path) -> int:
         raise DamagedError(f"{file}: damaged (its checksum is not its own)")
     if schema not in KNOWN:
         known = f"this version knows {SCHEMA}"
-        raise CheckpointError(f"{file}: schema {printable(str(schema))} is not known ({known}); update visionkit")
+        raise CheckpointError(
+            f"{file}: schema {printable(str(schema))} is not known ({known}); update visionkit",
+            code="checkpoint-version",
+        )
     if not isinstance(files, dict) or not set(files) >= NEEDED:
         raise DamagedError(f"{file}: damaged")
     for name, expected in files.items():

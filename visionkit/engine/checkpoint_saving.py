@@ -75,7 +75,9 @@ def save_checkpoint(
         with contextlib.suppress(OSError):
             set_aside(target).rename(target)  # refused where the target is there
         mend = "free space or give another run_dir"
-        raise CheckpointError(f"{target}: not written ({error.strerror}); {mend}") from error
+        raise CheckpointError(
+            f"{target}: not written ({error.strerror}); {mend}", code="checkpoint-not-written"
+        ) from error
     return target
 
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -28,7 +29,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
     kind, _, number = str(name).partition(":")
     if kind not in KINDS or (number and not number.isdecimal()) or (":" in str(name) and not number):
         hint = did_you_mean(str(name), ("auto", *KINDS))
-        raise ConfigError(f"device={name}: auto, cpu, cuda, cuda:<number> or mps is wanted{hint}")
+        raise ConfigError(
+            f"device={name}: auto, cpu, cuda, cuda:<number> or mps is wanted{hint}", code="choice-unknown"
+        )
     counts = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -36,7 +39,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     }
     if int(number or 0) >= counts[kind]:
         there = f"this machine has {counts[kind]} {kind} devices"
-        raise ConfigError(f"device={name}: {there}; device=auto takes what there is")
+        raise ConfigError(f"device={name}: {there}; device=auto takes what there is", code="device-missing")
     return torch.device(str(name))
 
 
@@ -71,14 +74,14 @@ def loader_workers(wanted: int | str, device: torch.device) -> int:
     if wanted != "auto":
         return int(wanted)
     if device.type == "cuda":
-        return min(16, max(1, _cores() - 1))
-    return max(2, _cores() // 4) if _cores() > 1 else 0
+        return min(16, max(1, cores() - 1))
+    return max(2, cores() // 4) if cores() > 1 else 0
 
 
 def share_cores(workers: int, device: torch.device) -> None:
     """Leave a core to each two workers: a compute thread that waits for a core makes all the others wait."""
     if workers > 0 and device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() - workers // 2))
+        torch.set_num_threads(max(1, cores() - workers // 2))
 
 
 def keep_freed_memory(device: torch.device) -> None:
@@ -96,7 +99,21 @@ def keep_freed_memory(device: torch.device) -> None:
             library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def _cores() -> int:
+def memory_taken(device: torch.device) -> int:
+    """Bytes: of a GPU the most that was reserved so far, otherwise what this process holds of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # not there on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def cores() -> int:
     """Of this process, where torchrun has started several on this machine its share of them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

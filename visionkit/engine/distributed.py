@@ -97,7 +97,7 @@ class Processes:
             RunError, or UserError: another one failed, died or hangs.
         """
         if self.watch is not None and self.watch.ending is not None:
-            raise self._ended(RunError())
+            raise self._ended(RunError(code="process-lost"))
 
     @contextmanager
     def as_one(self) -> Iterator[None]:
@@ -137,27 +137,28 @@ class Processes:
         if ending is None and _lost_connection(error):
             ending = self.watch.cause()
             if ending is None:
-                error = RunError(f"the processes lost each other ({first_line(error)})")
+                error = RunError(f"the processes lost each other ({first_line(error)})", code="process-lost")
         result = self._own_end(self.watch, error) if ending is None else self._common_end(self.watch, ending)
         self.watch.raised = result
         return result
 
     def _own_end(self, watch: Watch, error: BaseException) -> BaseException:
         code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        plain = isinstance(error, UserError | RunError)
-        message = str(error) if plain else f"{_kind(error)}: {first_line(error)}"
-        first_says_it = watch.fail(message, code)
+        message, fault = f"{_kind(error)}: {first_line(error)}", "unexpected"
+        if isinstance(error, UserError | RunError):
+            message, fault = str(error), error.code
+        first_says_it = watch.fail(message, code, fault)
         if self.first:
             return error
         if first_says_it:
             return SystemExit(code)
-        return (UserError if code == 2 else RunError)(f"process {self.rank}: {message}")
+        return (UserError if code == 2 else RunError)(f"process {self.rank}: {message}", code=fault)
 
     def _common_end(self, watch: Watch, ending: Ending) -> BaseException:
         watch.until_heard()
         if self.rank != ending.speaker:
             return SystemExit(ending.code)
-        return (UserError if ending.code == 2 else RunError)(ending.message + watch.kept())
+        return (UserError if ending.code == 2 else RunError)(ending.message + watch.kept(), code=ending.fault)
 
     @contextmanager
     def together(self) -> Iterator[None]:

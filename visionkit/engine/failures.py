@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from visionkit.errors import RunError
+from visionkit.errors import CodedLine, RunError
 
 _CPU_MEMORY = re.compile(r"DefaultCPUAllocator: (?:not enough|can't allocate) memory")
 _SHARED_MEMORY = re.compile(r"bus error|shared memory|/dev/shm|No space left on device: '/torch", re.IGNORECASE)
@@ -56,34 +56,39 @@ def told_in_words(where: Circumstances) -> Iterator[None]:
         said = explanation(error, where)
         if said is None:
             raise
-        raise RunError(said + kept(where.run_folder)) from error
+        raise RunError(said + kept(where.run_folder), code=said.code) from error
 
 
-def explanation(error: BaseException, where: Circumstances) -> str | None:
+def explanation(error: BaseException, where: Circumstances) -> CodedLine | None:
     """The line for an error of torch, Python or the system; None for one that is not known."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_MEMORY.search(text):
-        return f"out of memory on {where.device}{_peak(where.device)} with {_batch(where)}; {where.levers}"
+        said = f"out of memory on {where.device}{_peak(where.device)} with {_batch(where)}; {where.levers}"
+        return CodedLine(said, "out-of-memory")
     dead = _DEAD_WORKER.search(text)
     if _SHARED_MEMORY.search(text) or (dead is not None and _little_shared_memory(where)):
-        return (
+        return CodedLine(
             f"shared memory (/dev/shm) is too small for {where.workers} processes that load {_batch(where)}; give the "
-            "container more (docker run --shm-size=8g), or lower data.workers (0 needs none)"
+            "container more (docker run --shm-size=8g), or lower data.workers (0 needs none)",
+            "shared-memory-small",
         )
     if dead is not None:
-        return (
+        return CodedLine(
             f"a process that loads data died{f' ({dead[1]})' if dead[1] else ''}; most often memory was used up: lower "
-            "data.workers or data.cache_gib, or see with data.workers=0 what it says itself"
+            "data.workers or data.cache_gib, or see with data.workers=0 what it says itself",
+            "loader-died",
         )
     if "DataLoader timed out" in text:
-        return (
+        return CodedLine(
             "a process that loads data did not answer for engine.timeout seconds; see that the disk or network drive "
-            "of the images answers, or raise engine.timeout"
+            "of the images answers, or raise engine.timeout",
+            "loader-silent",
         )
     if "Expected more than 1 value per channel when training" in text:
-        return (
+        return CodedLine(
             f"{_batch(where)}: a BatchNorm sees a single value a channel and cannot take its variance; raise "
-            "data.batch_size to 2 or more, or image_size"
+            "data.batch_size to 2 or more, or image_size",
+            "batch-too-small",
         )
     return None
 

@@ -91,5 +91,7 @@ def parse_fault(text: str | None) -> Fault:
     if _FORMS.get(kind) != bool(number):
         forms = [f"{form}<N>" if numbered else form for form, numbered in _FORMS.items()]
         hint = did_you_mean(kind, _FORMS)
-        raise ConfigError(f"debug.fault={text}: no such fault{hint}; known are {', '.join(forms)}")
+        raise ConfigError(
+            f"debug.fault={text}: no such fault{hint}; known are {', '.join(forms)}", code="choice-unknown"
+        )
     return Fault(kind, int(number or 0))

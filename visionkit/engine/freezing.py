@@ -104,7 +104,10 @@ def synchronised(model: VisionModel, device: torch.device) -> VisionModel:
         ConfigError: torch has no such norm for this device.
     """
     if device.type != "cuda":
-        raise ConfigError(f"model.norm=sync: torch synchronises batch norms on GPUs, not on {device.type}; use live")
+        raise ConfigError(
+            f"model.norm=sync: torch synchronises batch norms on GPUs, not on {device.type}; use live",
+            code="value-unfit",
+        )
     convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
     if isinstance(model.backbone, Timm):  # whose norms hold an activation, which torch's function would drop
         convert = importlib.import_module("timm.layers").convert_sync_batchnorm
@@ -119,7 +122,10 @@ def _frozen_levels(levels: list[str], freeze: str) -> list[str]:
         return levels
     if freeze not in levels:
         known = ("none", "backbone", *levels)
-        raise ConfigError(f"model.freeze={freeze}: one of {', '.join(known)} is wanted{did_you_mean(freeze, known)}")
+        raise ConfigError(
+            f"model.freeze={freeze}: one of {', '.join(known)} is wanted{did_you_mean(freeze, known)}",
+            code="choice-unknown",
+        )
     return levels[: levels.index(freeze) + 1]
 
 
@@ -128,11 +134,13 @@ def _epochs(frozen: list[str], unfreeze: Mapping[str, float]) -> dict[str, float
     for name in unfreeze:
         if not frozen or name not in (*frozen, "all"):
             there = f"the frozen levels are {', '.join(frozen)}" if frozen else "nothing is; add model.freeze=backbone"
-            raise ConfigError(f"model.unfreeze.{name}: this is not frozen{did_you_mean(name, frozen)}; {there}")
+            raise ConfigError(
+                f"model.unfreeze.{name}: this is not frozen{did_you_mean(name, frozen)}; {there}", code="value-unfit"
+            )
     epochs = {level: unfreeze.get(level, unfreeze.get("all", math.inf)) for level in frozen}
     for (earlier, first), (later, second) in pairwise(epochs.items()):
         if first < second:
             when = "never" if math.isinf(second) else f"after {second:g}"
             said = f"{earlier} would learn after {first:g} epochs and {later}, which comes behind it, {when}"
-            raise ConfigError(f"model.unfreeze: {said}; the last stage must be the first to learn")
+            raise ConfigError(f"model.unfreeze: {said}; the last stage must be the first to learn", code="value-unfit")
     return epochs

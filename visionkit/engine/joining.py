@@ -34,7 +34,8 @@ def joined(device: str, timeout: float) -> Iterator[tuple[Processes, torch.devic
         timeout: seconds after which a process that does not answer ends the others.
 
     Raises:
-        ConfigError: there is no such device, or fewer GPUs than processes; or what torchrun sets is there in part.
+        ConfigError: there is no such device, or fewer GPUs than processes; or what torchrun sets is there in part, or
+            names no port.
         RunError: not all processes have come.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -71,14 +72,23 @@ def joined(device: str, timeout: float) -> Iterator[tuple[Processes, torch.devic
 def _meeting_point(timeout: float) -> tuple[Any, int, int]:
     """The store through which the processes find each other, this one's rank, and their number."""
     where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if os.environ.get("MASTER_PORT") == "0":  # each process would wait at a port of its own
+        raise ConfigError(
+            "MASTER_PORT=0: is no port to meet at; start with torchrun --standalone, or name a free port",
+            code="value-unfit",
+        )
     try:
         store, rank, world = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
     except ValueError as error:
         mend = "start with torchrun, or unset WORLD_SIZE for a run of one process"
-        raise ConfigError(f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {first_line(error)}; {mend}") from error
+        raise ConfigError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: {first_line(error)}; {mend}", code="value-unfit"
+        ) from error
     except RuntimeError as error:
         count, waited = os.environ["WORLD_SIZE"], f"within {timeout:g} s (engine.timeout)"
-        raise RunError(f"not all of {count} processes came to {where} {waited}: {first_line(error)}") from error
+        raise RunError(
+            f"not all of {count} processes came to {where} {waited}: {first_line(error)}", code="process-lost"
+        ) from error
     return store, rank, world
 
 
@@ -106,7 +116,7 @@ def _agreed_device(store: Any, rank: int, world: int, name: str) -> torch.device
         store.set(f"device/{rank}/heard", "")
         raise SystemExit(2)
     store.multi_get([f"device/{other}/heard" for other in range(1, world)])
-    raise ConfigError(faults[0])
+    raise ConfigError(faults[0], code="device-missing")
 
 
 @contextmanager
@@ -129,8 +139,13 @@ def _own_device(name: str, local_rank: int) -> torch.device:
     if device.type != "cuda":
         return device
     if device.index is not None:
-        raise ConfigError(f"device={name}: under torchrun each process takes a GPU of its own; give device=cuda")
+        raise ConfigError(
+            f"device={name}: under torchrun each process takes a GPU of its own; give device=cuda",
+            code="keys-contradict",
+        )
     if local_rank >= torch.cuda.device_count():
         there = f"this machine has {torch.cuda.device_count()} GPUs"
-        raise ConfigError(f"torchrun: process {local_rank} finds no GPU, {there}; lower --nproc-per-node")
+        raise ConfigError(
+            f"torchrun: process {local_rank} finds no GPU, {there}; lower --nproc-per-node", code="device-missing"
+        )
     return torch.device("cuda", local_rank)

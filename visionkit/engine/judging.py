@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from visionkit.build import build_metrics, build_reader, category_ids
 from visionkit.config import evaluation_data
 from visionkit.config_files import read_trained_config
-from visionkit.data import EvaluationSet
 from visionkit.data.loader import Judged, batches
 from visionkit.engine.checkpoint import load_model, open_checkpoint
 from visionkit.engine.device import loader_workers, memory_format, share_cores
@@ -21,13 +20,14 @@ from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.evaluate import Evaluation, evaluate, write_evaluation
 from visionkit.engine.failures import Circumstances, told_in_words
 from visionkit.engine.joining import joined
+from visionkit.engine.reporting import write_result_report
 from visionkit.engine.run_data import answered, first, judged_set, judging_loader, left_out, write_data_account
 from visionkit.engine.run_folder import made_folder, numbered_folder, write_settings
 from visionkit.engine.select import Selector
 from visionkit.errors import ConfigError, DataError, printable
 from visionkit.interfaces import Metric
 from visionkit.model import VisionModel
-from visionkit.report import Shown, spread, write_report
+from visionkit.report import spread
 from visionkit.structures import Batch
 
 
@@ -48,7 +48,9 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
         # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
         reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
         if not len(reader):
-            raise DataError(f"data.split={role}: holds no usable image; choose another data.split or data.root")
+            raise DataError(
+                f"data.split={role}: holds no usable image; choose another data.split or data.root", code="split-empty"
+            )
         judged = judged_set(model, answered(first(reader, cfg.debug.images), data, model.needs))
         own = cfg.engine.voc_ap
         metrics = build_metrics(
@@ -77,7 +79,7 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
     add_mean(result, selector)
     if processes.first:
         write_evaluation(result, folder, split=data.splits.get(role, role))
-        write_result_report(folder, result, model, judged)
+        write_result_report(folder, result, model, judged, role)
         absent = result.absent()
         for name, value in result.numbers.items():
             told = f"{value:.4f}" if name not in absent else f"n/a ({absent[name]})"
@@ -113,20 +115,12 @@ def add_mean(result: Evaluation, selector: Selector) -> None:
         result.reasons.setdefault(selector.name, "none of the numbers that it is the mean of")
 
 
-def write_result_report(folder: Path, result: Evaluation, model: VisionModel, judged: EvaluationSet | None) -> None:
-    """Write the plots and the report of an evaluation that was `scored` with its folder; judged None: of nothing."""
-    samples = []
-    for place in spread(len(judged)) if judged is not None else ():
-        assert judged is not None
-        reader = judged.reader
-        predictions, truth = result.kept[reader.image_ids[place]]
-        samples.append(Shown(reader.read(place).image, reader.file_names[place], truth, predictions))
-    write_report(folder, metrics=result.metrics, classes=model.classes, samples=samples)
-
-
 def _evaluation_folder(run_dir: str | None, name: str) -> Path:
     if run_dir is None:
         return numbered_folder(Path("runs") / "evaluate", name)
     if (Path(run_dir) / "checkpoints").exists():
-        raise ConfigError(f"run_dir={run_dir}: is the folder of a run, whose metrics.json stays; give another folder")
+        raise ConfigError(
+            f"run_dir={run_dir}: is the folder of a run, whose metrics.json stays; give another folder",
+            code="place-taken",
+        )
     return made_folder(Path(run_dir))

@@ -21,6 +21,7 @@ from PIL import ImageFile
 
 from visionkit.build import build_model, describe_model
 from visionkit.data import EpochSampler, TrainingSet, training_loader
+from visionkit.data.freed_memory import keep_freed_memory
 from visionkit.data.loader import batch_places
 from visionkit.engine.device import loader_workers
 from visionkit.engine.index_benchmark import index_benchmark
@@ -57,7 +58,10 @@ def loader_benchmark_run(cfg: DictConfig) -> int:
     names = _optional(cfg, "against", [])
     for name in names:
         if name not in PEERS:
-            raise ConfigError(f"against={name}: there is no such loader{did_you_mean(name, PEERS)}; {listed([*PEERS])}")
+            raise ConfigError(
+                f"against={name}: there is no such loader{did_you_mean(name, PEERS)}; {listed([*PEERS])}",
+                code="choice-unknown",
+            )
     batch_size = given_batch_size(cfg)
     readers = open_readers(cfg)
     choose_heads(cfg, readers["train"])
@@ -198,6 +202,7 @@ def stage_times(dataset: TrainingSet, sampler: EpochSampler) -> dict[str, float]
     places = iter(batch_places(dataset, sampler))
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a worker
+    keep_freed_memory()
     try:
         for warm in (True, False):
             seconds.clear()

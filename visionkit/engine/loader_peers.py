@@ -30,7 +30,7 @@ def ultralytics(reader: Reader, canvas: tuple[int, int], batch_size: int, worker
         ConfigError: it is not installed, or the canvas is not square.
     """
     if canvas[0] != canvas[1]:
-        raise ConfigError("against=ultralytics: it has square images alone; give image_size=640")
+        raise ConfigError("against=ultralytics: it has square images alone; give image_size=640", code="value-unfit")
     os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())
     build, cfg, utils = (
         _imported(f"ultralytics.{name}", "ultralytics") for name in ("data.build", "cfg", "data.utils")
@@ -139,4 +139,6 @@ def _imported(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"against={package}: it is not installed ({error}); install it, or leave it out") from None
+        raise ConfigError(
+            f"against={package}: it is not installed ({error}); install it, or leave it out", code="package-missing"
+        ) from None

@@ -52,7 +52,10 @@ def create_optimizer(
         stages: of the backbone, fine to coarse (`visionkit.stages`); read where layer_decay is not 1.
     """
     if name not in OPTIMIZERS:
-        raise ConfigError(f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}")
+        raise ConfigError(
+            f"optim.name={name} is none of {', '.join(OPTIMIZERS)}{did_you_mean(name, OPTIMIZERS)}",
+            code="choice-unknown",
+        )
     rates = _rates(stages, lr, layer_decay)
     matrices = hidden_matrices(model) if name == "muon" else []
     hidden = parameter_groups(matrices, lr, weight_decay, l1, rates)
@@ -159,7 +162,10 @@ class Schedule:
         self, name: str, *, total_steps: int, warmup_steps: int, final: float = 0.01, flat: float = 0.5
     ) -> None:
         if name not in SCHEDULES:
-            raise ConfigError(f"schedule.name={name} is none of {', '.join(SCHEDULES)}{did_you_mean(name, SCHEDULES)}")
+            raise ConfigError(
+                f"schedule.name={name} is none of {', '.join(SCHEDULES)}{did_you_mean(name, SCHEDULES)}",
+                code="choice-unknown",
+            )
         self.total_steps, self.final = total_steps, final
         self.warmup_steps = min(warmup_steps, total_steps // 3)
         self.flat_until = int(flat * total_steps) if name == "flat_cosine" else self.warmup_steps

@@ -25,7 +25,7 @@ class Patience:
     def __init__(self, evaluations: int | None, name: str, least: float, known: Collection[str]) -> None:
         if name not in known:
             said = f"no such number{did_you_mean(name, known)}; known are {listed(list(known))}"
-            raise ConfigError(f"engine.stop_on={name}: {said}")
+            raise ConfigError(f"engine.stop_on={name}: {said}", code="choice-unknown")
         self.evaluations, self.name, self.least = evaluations, name, least
         self.best, self.without = -math.inf, 0
 

@@ -95,10 +95,14 @@ def check_recorders(names: Sequence[str]) -> None:
     for name in names:
         if name not in _KINDS:
             hint = did_you_mean(name, _KINDS)
-            raise ConfigError(f"track=[{name}]: no such tracker{hint}; known are {', '.join(_KINDS)}")
+            raise ConfigError(
+                f"track=[{name}]: no such tracker{hint}; known are {', '.join(_KINDS)}", code="choice-unknown"
+            )
         package = _KINDS[name][1]
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"track=[{name}]: the package {package} is not installed; pip install {package}")
+            raise ConfigError(
+                f"track=[{name}]: the package {package} is not installed; pip install {package}", code="package-missing"
+            )
 
 
 class Recorders:

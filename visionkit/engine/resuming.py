@@ -91,7 +91,7 @@ def take_up(trainer: Trainer, resumed: Resumed) -> None:
         trainer.load_state(resumed.training, with_optimizer=resumed.with_optimizer)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:  # what torch meets in it
         fault = f"{resumed.folder / 'training.pt'}: not the state of such a run ({type(error).__name__})"
-        raise CheckpointError(f"{fault}; use another checkpoint of the run") from error
+        raise CheckpointError(f"{fault}; use another checkpoint of the run", code="checkpoint-damaged") from error
 
 
 def _changed(start: Start, name: str) -> bool:

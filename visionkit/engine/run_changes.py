@@ -16,8 +16,8 @@ from visionkit.errors import ConfigError, did_you_mean, listed
 from visionkit.targets import locate, parameters
 
 FREE_TO_CHANGE = (
-    "run_dir", "resume", "resume_allow", "device", "debug", "data.workers", "engine.max_hours", "engine.timeout",
-    "track",
+    "run_dir", "resume", "resume_allow", "device", "debug", "data.workers", "data.cache", "data.cache_gib",
+    "engine.max_hours", "engine.timeout", "track",
 )  # fmt: skip
 """Keys in which a resumed run may differ: they do not change what is computed."""
 PROCESSES = "processes"
@@ -27,6 +27,8 @@ _NOTHING = object()
 
 class ChangedError(ConfigError):
     """A run cannot go on, since it was another one; `changes` are what differs."""
+
+    usual_code = "run-changed"
 
     def __init__(self, message: str, changes: Sequence[str]) -> None:
         super().__init__(message)
@@ -103,7 +105,9 @@ def check_names(allow: Sequence[str], known: Collection[str]) -> None:
         if not any(_below(one, name) for one in known):
             hint = did_you_mean(name, known)
             wanted = "keys of the configuration, data.train, data.val, data.test and processes"
-            raise ConfigError(f"resume_allow={name}: there is no such name{hint}; it holds {wanted}")
+            raise ConfigError(
+                f"resume_allow={name}: there is no such name{hint}; it holds {wanted}", code="choice-unknown"
+            )
 
 
 def refuse(found: Changes, allow: Sequence[str], folder: object) -> None:

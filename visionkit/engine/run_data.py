@@ -50,7 +50,7 @@ def given_batch_size(cfg: DictConfig) -> int:
         ConfigError: it is auto.
     """
     if cfg.data.batch_size == "auto":
-        raise ConfigError("data.batch_size=auto: is for training; give a number")
+        raise ConfigError("data.batch_size=auto: is for training; give a number", code="key-not-taken")
     return int(cfg.data.batch_size)
 
 
@@ -80,7 +80,10 @@ def choose_heads(cfg: DictConfig, reader: Reader) -> None:
     if cfg.heads is None:
         cfg.heads = [name for name, node in cfg.head.items() if label_fields([node]) <= reader.fields]
         if not cfg.heads:
-            raise ConfigError(f"heads: no head learns from {', '.join(sorted(reader.fields)) or 'no labels at all'}")
+            raise ConfigError(
+                f"heads: no head learns from {', '.join(sorted(reader.fields)) or 'no labels at all'}",
+                code="labels-lacking",
+            )
         if not any(level.startswith("p") for level in head_levels(build(cfg.head[name]) for name in cfg.heads)):
             cfg.model.neck = None  # none of them reads what a neck makes
     cfg.head = {name: cfg.head[name] for name in cfg.heads}
@@ -89,7 +92,8 @@ def choose_heads(cfg: DictConfig, reader: Reader) -> None:
     if lacking:
         has = ", ".join(sorted(reader.fields))
         raise ConfigError(
-            f"task={cfg.task}: needs {', '.join(lacking)}, but the data has only {has}; choose another task"
+            f"task={cfg.task}: needs {', '.join(lacking)}, but the data has only {has}; choose another task",
+            code="labels-lacking",
         )
 
 
@@ -214,7 +218,8 @@ def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
     for heads in lists.values():
         if len(set(heads.values())) > 1:
             raise ConfigError(
-                f"the heads {', '.join(heads)} learn from the same labels, so head.<name>.classes must be one list"
+                f"the heads {', '.join(heads)} learn from the same labels, so head.<name>.classes must be one list",
+                code="keys-contradict",
             )
     return {key: next(iter(heads.values()), ()) for key, heads in lists.items()}
 
@@ -222,5 +227,13 @@ def class_lists(model: VisionModel) -> dict[str, tuple[str, ...]]:
 def run_steps(cfg: DictConfig, images: int, processes: int = 1) -> tuple[int, int]:
     """Optimizer steps of an epoch and of the whole run, for a run of so many processes."""
     steps_per_epoch = math.ceil(images / (cfg.data.batch_size * cfg.engine.accumulate * processes))
-    total = steps_per_epoch * cfg.engine.epochs
+    epochs = cfg.engine.epochs or budgeted_epochs(cfg.schedule, steps_per_epoch)
+    total = steps_per_epoch * epochs
     return steps_per_epoch, total if cfg.engine.max_steps is None else min(total, cfg.engine.max_steps)
+
+
+def budgeted_epochs(schedule: DictConfig, steps_per_epoch: int) -> int:
+    """The whole epochs that the schedule's budget comes to: fifty images and fifty thousand both get enough steps."""
+    least = math.ceil(schedule.least_steps / steps_per_epoch)
+    most = max(1, schedule.most_steps // steps_per_epoch)
+    return int(min(max(schedule.epochs, least), most))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.metadata
 import json
 import logging
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from visionkit.config_files import read_config
 from visionkit.data.fingerprint import Fingerprints
 from visionkit.engine.checkpoint import Checkpoint, has_checkpoints, open_checkpoint
 from visionkit.engine.run_changes import ChangedError, changes, check_names, known_names, refuse
@@ -65,10 +67,15 @@ def choose_run_folder(cfg: DictConfig, data: Fingerprints | None = None, process
     if cfg.resume not in ("none", "auto"):
         folder = Path(cfg.resume)
         if cfg.run_dir and Path(cfg.run_dir).resolve() != folder.resolve():
-            raise ConfigError(f"run_dir={cfg.run_dir}: the run goes on in its own folder, {folder}; leave run_dir out")
+            raise ConfigError(
+                f"run_dir={cfg.run_dir}: the run goes on in its own folder, {folder}; leave run_dir out",
+                code="keys-contradict",
+            )
         if not has_checkpoints(folder):
             mend = "give the folder of a run, or resume=auto"
-            raise CheckpointError(f"resume={folder}: no run with a checkpoint is there; {mend}")
+            raise CheckpointError(
+                f"resume={folder}: no run with a checkpoint is there; {mend}", code="checkpoint-missing"
+            )
         refuse_if_running(folder)
         return _continued(folder, cfg, data, processes)
     check_names(cfg.resume_allow, known_names(cfg))
@@ -82,8 +89,8 @@ def choose_run_folder(cfg: DictConfig, data: Fingerprints | None = None, process
             return Start(folder)  # a run that ended before its first checkpoint: there is nothing to continue
         return Start(_made(folder))
     said: list[str] = []
-    latest = (root / "latest").resolve()
-    if cfg.resume == "auto" and has_checkpoints(latest) and _status(latest) not in ("finished", None):
+    latest = _unfinished(root) if cfg.resume == "auto" else None
+    if latest is not None:
         try:
             start = _continued(latest, cfg, data, processes)
             refuse_if_running(latest)
@@ -96,6 +103,32 @@ def choose_run_folder(cfg: DictConfig, data: Fingerprints | None = None, process
     link.symlink_to(folder.name, target_is_directory=True)
     link.replace(root / "latest")
     return Start(folder, said=said)
+
+
+def earlier_batch_size(cfg: DictConfig, processes: int) -> int | None:
+    """The batch size of the run that `resume` goes on with, for `data.batch_size=auto`; None: a new run begins.
+
+    Raises:
+        CheckpointError: no checkpoint of that run is whole.
+    """
+    if cfg.resume == "none":
+        return None
+    given = cfg.run_dir if cfg.resume == "auto" else cfg.resume
+    folder = Path(given) if given else _unfinished(Path("runs") / cfg.task)
+    if folder is None or not has_checkpoints(folder):
+        return None
+    try:
+        size = read_config(folder / "config.yaml")["data"]["batch_size"]
+    except (CheckpointError, LookupError, TypeError):
+        return None
+    if not given:  # the latest goes on only if it was the same run
+        same = copy.deepcopy(cfg)
+        same.data.batch_size = size
+        try:
+            _continued(folder, same, None, processes)
+        except ChangedError:
+            return None
+    return size if isinstance(size, int) else None
 
 
 def numbered_folder(root: Path, name: str) -> Path:
@@ -112,7 +145,9 @@ def numbered_folder(root: Path, name: str) -> Path:
                 continue
             return root / f"{name}-{number:03d}"
     except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror}); give run_dir=DIR") from error
+        raise UserError(
+            f"{root}: cannot be written ({error.strerror}); give run_dir=DIR", code="not-writable"
+        ) from error
 
 
 def write_beginning(folder: Path, cfg: DictConfig, device: torch.device) -> None:
@@ -171,13 +206,17 @@ def made_folder(folder: Path) -> Path:
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
-        raise UserError(f"run_dir={folder}: cannot be written ({error.strerror}); give another folder") from error
+        raise UserError(
+            f"run_dir={folder}: cannot be written ({error.strerror}); give another folder", code="not-writable"
+        ) from error
     return folder
 
 
 def _made(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"run_dir={folder}: is not empty; resume=auto continues a run, else give another folder")
+        raise UserError(
+            f"run_dir={folder}: is not empty; resume=auto continues a run, else give another folder", code="place-taken"
+        )
     return made_folder(folder)
 
 
@@ -196,6 +235,12 @@ def _continued(folder: Path, cfg: DictConfig, data: Fingerprints | None, process
     if data is not None and checkpoint.state["data"] is None:
         said.append("the version that wrote the checkpoint did not write down its data, so they are not compared")
     return Start(folder, checkpoint, found.told, said)
+
+
+def _unfinished(root: Path) -> Path | None:
+    """The last run of a task, where it has a checkpoint and did not come to its end."""
+    latest = (root / "latest").resolve()
+    return latest if has_checkpoints(latest) and _status(latest) not in ("finished", None) else None
 
 
 def _status(folder: Path) -> Any:

@@ -17,7 +17,7 @@ def refuse_links_out(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() and not _leads_inside(path, root):
             fault = f"{path}: is a link that leads out of the run folder, and a resumed run would write through it"
-            raise UserError(printable(f"{fault}; put what it leads to in its place"))
+            raise UserError(printable(f"{fault}; put what it leads to in its place"), code="link-refused")
 
 
 def _leads_inside(link: Path, root: Path) -> bool:

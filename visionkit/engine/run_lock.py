@@ -74,7 +74,9 @@ def _taken(file: Path) -> tuple[int, dict[str, Any] | None]:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(f"{file}: cannot be written ({error.strerror}); give another run_dir") from error
+            raise UserError(
+                f"{file}: cannot be written ({error.strerror}); give another run_dir", code="not-writable"
+            ) from error
         try:
             locks = _lock(descriptor)
             left = _told(descriptor)
@@ -139,7 +141,7 @@ def _refusal(holder: dict[str, Any] | None, file: Path, more: str = "") -> UserE
     who = "another process" if holder is None else f"process {holder['process']} on {holder['host']}"
     since = f" since {holder['since']}" if holder is not None and "since" in holder else ""
     mend = f"wait for it, end it, or give another run_dir{more}"
-    return UserError(printable(f"{file.parent}: {who} is training here{since}; {mend}"))
+    return UserError(printable(f"{file.parent}: {who} is training here{since}; {mend}"), code="run-locked")
 
 
 def _told_of(left: dict[str, Any], file: Path) -> str:

@@ -28,13 +28,18 @@ class Selector:
         known = [f"{name}/{key}" for name, metric in metrics.items() for key in metric.compute()]
         if select != "mean" and select not in known:
             hint = did_you_mean(select, known)
-            raise ConfigError(f"engine.select={select}: no such number{hint}; mean, or one such as {listed(headlines)}")
+            raise ConfigError(
+                f"engine.select={select}: no such number{hint}; mean, or one such as {listed(headlines)}",
+                code="choice-unknown",
+            )
         for name, reference in references.items():
             if name not in headlines:
                 said = f"no main number of a head{did_you_mean(name, headlines)}; known: {listed(headlines)}"
-                raise ConfigError(f"engine.references.{name}: {said}")
+                raise ConfigError(f"engine.references.{name}: {said}", code="key-not-taken")
             if not reference > 0:
-                raise ConfigError(f"engine.references.{name}={reference}: a number above 0 is wanted")
+                raise ConfigError(
+                    f"engine.references.{name}={reference}: a number above 0 is wanted", code="value-unfit"
+                )
         self.known = tuple(known)
         self.references = {name: float(references.get(name, 1.0)) for name in headlines}
         several = len(headlines) > 1 or bool(references)

@@ -26,10 +26,12 @@ from visionkit.structures import Batch
 class NonFiniteError(RunError):
     """The loss or its gradient is not a number, more often than `engine.max_bad_steps` allows."""
 
+    usual_code = "loss-not-finite"
+
 
 @dataclass(kw_only=True)
 class Trainer:
-    """All that the loop works with; built by `visionkit.engine.run`.
+    """All that the loop works with; built by `visionkit.engine.training_run`.
 
     Attributes:
         model: on `device`, in its final memory format.

@@ -33,11 +33,13 @@ class Ending:
         message: of the error, naming the process that it came from.
         code: of the exit.
         speaker: the process that tells the user: the first one that is not lost.
+        fault: the error's own code (`visionkit.error_codes`).
     """
 
     message: str
     code: int
     speaker: int
+    fault: str = "process-lost"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class _Sign:
     number: int = 0
     meetings: int = 0
     since: float = 0.0
-    error: tuple[str, int, int] | None = None
+    error: tuple[str, int, int, str] | None = None
     heard: bool = False
     done: bool = False
 
@@ -120,9 +122,9 @@ class Watch:
         self._meetings += 1
         self._came = time.monotonic()
 
-    def fail(self, message: str, code: int) -> bool:
+    def fail(self, message: str, code: int, fault: str = "unexpected") -> bool:
         """Tell the others that this process ends with an error; whether the first process will say so."""
-        ending = Ending(f"process {self.rank}: {message}", code, speaker=0)
+        ending = Ending(f"process {self.rank}: {message}", code, speaker=0, fault=fault)
         with contextlib.suppress(RuntimeError):
             self._tell(error=astuple(ending), heard=True)
         self._ends(ending, 2 * self.grace)

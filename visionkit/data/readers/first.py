@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from visionkit.data.cache import image_file, prepare
+from visionkit.data.class_map import field_classes
 from visionkit.data.fingerprint import parts_of
+from visionkit.data.readers.source import semantic_category_ids
 from visionkit.data.recent import narrowed
 from visionkit.interfaces import Reader
 from visionkit.structures import Decoding, Labels, Sample
@@ -18,7 +20,8 @@ class First:
     def __init__(self, reader: Reader, count: int) -> None:
         self.reader = reader
         self.classes, self.category_ids = reader.classes, reader.category_ids
-        self.semantic_classes, self.fields = reader.semantic_classes, reader.fields
+        self.semantic_classes, self.semantic_category_ids = reader.semantic_classes, semantic_category_ids(reader)
+        self.fields, self.field_classes = reader.fields, field_classes(reader)
         self.image_ids, self.file_names = reader.image_ids[:count], reader.file_names[:count]
 
     def __len__(self) -> int:
