@@ -39,7 +39,9 @@ class Head(Protocol):
     """An nn.Module that answers one question, built as Head(in_specs, *, classes, levels=(…), …).
 
     A head may also have `start_finish(decoded, geometries)`, which asks the device for what `finish` needs, waits for
-    nothing, and returns what gives the predictions of `finish`; so a model's heads need not wait for each other.
+    nothing, and returns what gives the predictions of `finish`; so a model's heads need not wait for each other. One
+    that has `finishing` (`visionkit.finishing.Finishing`), which says how its decoded tensors become predictions, can
+    be exported.
     """
 
     levels: tuple[str, ...]
