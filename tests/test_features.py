@@ -153,7 +153,7 @@ def test_maps_of_another_level_beside_the_rest(run, tmp_path):
 
 def test_unreadable_files_are_left_out_and_told(run, tmp_path, capsys):
     (tmp_path / "photographs" / "c.png").write_bytes(b"nothing")
-    assert run("save=[features]") == 1
+    assert run("save=[features]") == 0
     assert len(read_features(tmp_path / "out" / "features.npz").names) == 3
     assert "c.png" in capsys.readouterr().err
 
@@ -161,8 +161,8 @@ def test_unreadable_files_are_left_out_and_told(run, tmp_path, capsys):
 def test_wrong_keys_end_with_two_and_nothing_written(run, tmp_path, capsys):
     for typed, said in (
         (["save=[features]", "features.level=c9"], "level=c9: the model has c2"),
-        (["save=[feature]"], "save=[feature]: any of drawings, predictions, features is wanted"),
-        (["save=[]"], "save=[]: any of drawings, predictions, features is wanted"),
+        (["save=[feature]"], "save=[feature]: any of drawings, predictions, csv, crops, features is wanted"),
+        (["save=[]"], "save=[]: any of drawings, predictions, csv, crops, features is wanted"),
         (["features.pol=true"], "features.pol: there is no such key (did you mean 'features.pool'?)"),
     ):
         assert run(*typed) == 2

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import visionkit.predict_files
+from visionkit.backbones import Plain
 from visionkit.errors import DataError, UserError
-from visionkit.predict_files import predict_run
+from visionkit.heads import DenseDetection, DenseInstance, LinearClassification, PanopticMerge, SemanticSegmentation
+from visionkit.model import VisionModel
+from visionkit.predict_files import drawing_files, predict_run
 from visionkit.predictions import Classification, Detections, Prediction
 from visionkit.predictor import Predictor, to_array
 from visionkit.preprocess import Preprocess
+from visionkit.result_files import folder_name
 from visionkit.structures import Geometry
 
 
@@ -34,6 +39,7 @@ class BrightBox(nn.Module):
         super().__init__()
         self.preprocess = Preprocess(64)
         self.heads = nn.ModuleDict({name: Head("red", "blue") for name in heads or ("detection",)})
+        self.merges: dict[str, object] = {}
         self.batches: list[int] = []
         self.canvases: list[Tensor] = []
 
@@ -166,11 +172,13 @@ def run(model: BrightBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Call predict_run on paths under tmp_path, with `model` for a checkpoint."""
 
     def call(source: str, out: str = "out", **more: object) -> int:
-        keys = {"checkpoint": "checkpoint", "device": "cpu", "score": 0.3, "batch_size": 2, **more}
+        keys = {"checkpoint": "checkpoint", "device": "cpu", "score": 0.3, "batch_size": 2}
+        keys |= {"tile": None, "overlap": 0.2, "tta": False, "classes": None, "on_error": "auto"}
+        keys |= {"precision": "fp32", "compile": False, **more}
         keys = {"save": ["drawings", "predictions"], "features": SimpleNamespace(level=None, pool=True), **keys}
         return predict_run(SimpleNamespace(source=str(tmp_path / source), out=str(tmp_path / out), **keys))
 
-    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device: Predictor(model, device))
+    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device, **_: Predictor(model, device))
     return call
 
 
@@ -238,7 +246,7 @@ def test_unreadable_files_among_others_are_reported(
     run, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (photographs / "aa.png").write_bytes(b"nothing")
-    assert run("photographs") == 1
+    assert run("photographs") == 0
     assert [row["image_id"] for row in rows_of(tmp_path / "out")[::2]] == [1, 3, 4]
     said = capsys.readouterr()
     assert "3 of 4 images predicted" in said.out
@@ -304,6 +312,21 @@ def test_a_video_is_drawn_frame_by_frame(run, tmp_path: Path) -> None:
     assert capture.read()[1].shape == (100, 200, 3)
 
 
+def test_a_video_s_table_and_crops_name_the_frame(run, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (200, 100))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no videos")
+    for _ in range(3):
+        writer.write(cv2.cvtColor(photograph(), cv2.COLOR_RGB2BGR))
+    writer.release()
+    assert run("clip.avi", save=["csv", "crops"]) == 0
+    rows = table(tmp_path / "out")
+    assert [(row["file"], row["frame"]) for row in rows] == [("clip.avi", str(k)) for k in (1, 2, 3)]
+    crops = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.jpg"))
+    assert crops == ["crops/red/clip-1-1.jpg", "crops/red/clip-2-1.jpg", "crops/red/clip-3-1.jpg"]
+    assert not list((tmp_path / "out").rglob("*.mp4"))
+
+
 def test_a_video_that_cannot_be_read_is_refused(run, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"clip\.mp4: no frame can be read"):
@@ -311,3 +334,121 @@ def test_a_video_that_cannot_be_read_is_refused(run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"clip\.mp4 would overwrite the source"):
         run("clip.mp4", ".")
+
+
+# ------------------------------------------------------------------------------------------------- tables and crops
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_lists_what_is_shown(run, model: BrightBox, photographs: Path, tmp_path: Path) -> None:
+    model.heads["classification"] = Head("red", "blue")
+    assert run("photographs", save=["csv"]) == 0
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    rows = table(tmp_path / "out")
+    assert [(row["file"], row["head"], row["class"]) for row in rows[:4]] == [
+        ("a.jpg", "detection", "red"),
+        ("a.jpg", "classification", "red"),
+        ("b.png", "detection", "red"),
+        ("b.png", "classification", "red"),
+    ]
+    assert [float(rows[2][edge]) for edge in ("x1", "y1", "x2", "y2")] == pytest.approx([40, 20, 120, 80], abs=3.2)
+    assert (rows[2]["score"], rows[2]["frame"], rows[3]["score"], rows[3]["x1"]) == ("0.9", "", "0.75", "")
+
+
+def test_crops_of_equal_names_do_not_overwrite_each_other(run, tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    names = ("a.png", "a.jpg", "sub/a.png", "zażółć 猫 #1.png", "p[1].png")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photograph()).save(folder / name)
+    assert run("photographs", save=["crops", "drawings"]) == 0
+    crops = {
+        file.relative_to(tmp_path / "out/crops/red").as_posix() for file in (tmp_path / "out/crops").rglob("*.jpg")
+    }
+    assert crops == {f"{name}-1.jpg" for name in names}
+    drawings = {
+        file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*") if file.is_file()
+    }
+    assert drawings - {f"crops/red/{crop}" for crop in crops} == set(names)
+    crop = np.asarray(Image.open(tmp_path / "out/crops/red/a.png-1.jpg"))
+    assert crop.shape[:2] == pytest.approx((60, 80), abs=7)
+    assert crop[20:40, 20:60].mean(axis=(0, 1)) == pytest.approx([250, 20, 20], abs=12)
+    assert run("photographs/p[1].png", "one") == 0  # a name that reads like a pattern
+
+
+def test_drawings_of_files_that_are_no_pictures_find_names_of_their_own(tmp_path: Path) -> None:
+    names = ["x.dat", "x.dat.png", "x.npy", "y.jpg"]
+    targets = drawing_files(tmp_path, names)
+    assert [target.name for target in targets.values()] == ["x.dat-drawn.png", "x.dat.png", "x.npy.png", "y.jpg"]
+
+
+def test_a_class_is_a_folder_on_any_system() -> None:
+    assert [folder_name(name) for name in ("a/b", "..", "red fox", "x:y*", " ", "猫")] == [
+        "a_b", "_", "red fox", "x_y_", "_", "猫",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("photographs")
+def test_classes_and_scores_choose_what_is_shown(run, tmp_path: Path) -> None:
+    assert run("photographs/b.png", "all", save=["csv"], score={"red": 0.005}) == 0
+    assert len(table(tmp_path / "all")) == 2
+    assert run("photographs/b.png", "blue", save=["csv", "predictions"], classes=["blue"]) == 0
+    assert table(tmp_path / "blue") == rows_of(tmp_path / "blue") == []
+    with pytest.raises(UserError, match=r"classes: there is no class 'rad' \(did you mean 'red'\?\)"):
+        run("photographs/b.png", "none", classes=["rad"])
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_first_unreadable_file_ends_a_run_that_is_told_to_stop(run, photographs: Path, tmp_path: Path) -> None:
+    (photographs / "aa.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"aa\.png"):
+        run("photographs", on_error="stop", save=["predictions"])
+    assert not (tmp_path / "out" / "predictions.json").exists()
+    assert run("photographs/aa.png", on_error="skip", save=["predictions"]) == 0
+
+
+@pytest.mark.usefixtures("photographs")
+def test_tiles_of_answers_about_whole_images_are_refused(run, model: BrightBox, tmp_path: Path) -> None:
+    model.heads["detection"].finishing = SimpleNamespace(kind="classification")
+    with pytest.raises(UserError, match=r"tile=64: the model's answers .* leave tile out"):
+        run("photographs", tile=64)
+    with pytest.raises(UserError, match="tile=5: a number of pixels"):
+        run("photographs", tile=5)
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------- tiles and views
+def test_tiles_and_views_of_a_real_model_give_typed_predictions() -> None:
+    torch.manual_seed(0)
+    backbone = Plain([{"conv": {"filters": 8, "stride": 2}}] * 3, image_size=64)
+    level = list(backbone.out_specs)[-1]
+    specs = backbone.out_specs
+    heads = {
+        "detection": DenseDetection(specs, classes=["a", "b"], levels=[level], depth=1),
+        "instance": DenseInstance(specs, classes=["a", "b"], levels=[level, level], depth=1, prototypes=4),
+        "semantic": SemanticSegmentation(specs, classes=["sky", "a", "b"], levels=[level], depth=0),
+        "classification": LinearClassification(specs, classes=["a", "b"], levels=[level]),
+    }
+    merges = {"panoptic": PanopticMerge(heads, score_threshold=0.0)}
+    model = VisionModel(backbone, None, heads, preprocess=Preprocess(64), merges=merges)
+    predictor = Predictor(model, "cpu")
+    image = np.random.default_rng(0).integers(0, 255, (150, 220, 3)).astype(np.uint8)
+    plain = predictor.predict([image, image[:40]])
+    for arguments in ({"tile": 96}, {"tta": True}, {"tile": 96, "tta": True, "batch_size": 3}):
+        for one, usual in zip(predictor.predict([image, image[:40]], **arguments), plain, strict=True):
+            assert {name: type(it) for name, it in one.items()} == {name: type(it) for name, it in usual.items()}
+            assert one["semantic"].classes.shape == one["panoptic"].ids.shape == usual["semantic"].classes.shape
+            assert (np.diff(one["detection"].scores) <= 0).all()
+            assert one["panoptic"].names == ("sky", "a", "b")
+            for head in one:
+                assert one[head].draw(image if usual["semantic"].classes.shape[0] == 150 else image[:40]).ndim == 3
+            assert all(
+                mask.shape == usual["semantic"].classes.shape for mask in one["instance"].select(np.arange(2)).masks()
+            )
+    # An image that is no larger than a tile is seen as a whole, and only so.
+    small = predictor.predict(image[:40, :90], tile=96)[0]
+    usual = predictor.predict(image[:40, :90])[0]
+    np.testing.assert_array_equal(small["semantic"].classes, usual["semantic"].classes)
+    np.testing.assert_array_equal(small["detection"].boxes, usual["detection"].boxes)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visionkit.data.decode import decode
-from visionkit.errors import ConfigError, DataError, did_you_mean
+from visionkit.errors import CodedLine, ConfigError, DataError, did_you_mean
 from visionkit.interfaces import Backbone, Neck
 from visionkit.model import VisionModel
 from visionkit.ops.pooling import masked_mean, valid_cells
@@ -60,16 +60,18 @@ def read_features(file: Path) -> FeatureFile:
     """
     mend = "write it with tools/predict.py save=[features]"
     if not file.is_file():
-        raise DataError(f"{file}: there is no such file; {mend}")
+        raise DataError(f"{file}: there is no such file; {mend}", code="source-missing")
     try:
         with np.load(file, allow_pickle=False) as arrays:
             told = {key: arrays[key] for key in ("names", "features", "level", "labels", "classes") if key in arrays}
         found = FeatureFile(**{**told, "level": str(told["level"])})
         counts = {len(found.names), len(found.features), len(found.features if found.labels is None else found.labels)}
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: no file of features ({type(error).__name__}); {mend}") from error
+        raise DataError(
+            f"{file}: no file of features ({type(error).__name__}); {mend}", code="features-unusable"
+        ) from error
     if len(counts) > 1 or found.features.dtype.kind != "f":
-        raise DataError(f"{file}: names and features do not belong together; {mend}")
+        raise DataError(f"{file}: names and features do not belong together; {mend}", code="features-unusable")
     return found
 
 
@@ -77,13 +79,20 @@ def feature_spec(model: VisionModel, level: str | None) -> tuple[str, FeatureSpe
     """The level that is meant, None: the backbone's coarsest, with its channels and stride.
 
     Raises:
-        ConfigError: there is no such level.
+        ConfigError: there is no such level, or the model is an exported one.
     """
+    if not hasattr(model, "backbone"):
+        raise ConfigError(
+            "features: an exported file gives predictions alone; give the run or checkpoint itself",
+            code="key-not-taken",
+        )
     own = cast(Backbone, model.backbone).out_specs
     specs = {**own, **(cast(Neck, model.neck).out_specs if model.neck is not None else {})}
     name = list(own)[-1] if level is None else level
     if name not in specs:
-        raise ConfigError(f"level={name}: the model has {', '.join(specs)}{did_you_mean(name, specs)}")
+        raise ConfigError(
+            f"level={name}: the model has {', '.join(specs)}{did_you_mean(name, specs)}", code="choice-unknown"
+        )
     return name, specs[name]
 
 
@@ -114,7 +123,7 @@ def batch_features(
 
 def save_features(
     predictor: Predictor, files: Mapping[str, Path], out: Path, level: str | None, *, pool: bool, batch_size: int
-) -> list[str]:
+) -> list[CodedLine]:
     """Write out/features.npz of the image files by name; returns what was wrong with each that could not be read.
 
     Raises:
@@ -123,13 +132,13 @@ def save_features(
     name, _ = feature_spec(predictor.model, level)
     names: list[str] = []
     parts: list[np.ndarray] = []
-    faults: list[str] = []
+    faults: list[CodedLine] = []
     waiting: list[tuple[str, np.ndarray]] = []
     for number, (file_name, path) in enumerate(files.items(), start=1):
         try:
             waiting.append((file_name, decode(path, predictor.decoding)))
         except DataError as error:
-            faults.append(str(error))
+            faults.append(CodedLine(str(error), error.code))
         if waiting and (len(waiting) == batch_size or number == len(files)):
             images = [image for _, image in waiting]
             parts.append(predictor.features(images, name, pooled=pool, batch_size=batch_size))

@@ -1,20 +1,34 @@
-"""What heads say of one image, in its original pixels: small frozen dataclasses that check their own shapes."""
+"""What heads say of one image, in its original pixels: small frozen dataclasses that check their own shapes.
+
+Each carries the `names` of its head's classes where a `Predictor` made it, so that `prediction.draw(photograph)` and
+`prediction.to_supervision()` know them; empty elsewhere. What is common to all:
+
+    draw(image, names=None, *, score=0.3)   a copy of the image, (H, W, 3) uint8 RGB, with the prediction drawn into it
+    to_coco(image_id, category_ids=None)    rows of COCO's results; categories are 1, 2, … in the classes' order if None
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from visionkit.errors import UserError
 from visionkit.structures import RLE, Geometry, ImageId
+
+if TYPE_CHECKING:
+    import supervision
+
+    from visionkit.predictor import ImageLike
 
 CategoryIds = Sequence[int | str | None]
 """The source's id of each class, None for a class that the source lacks."""
+Names = Sequence[str] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +36,19 @@ class Classification:
     """scores: (C,) float32, a probability per class of the head."""
 
     scores: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("Classification", scores=(self.scores, (None,)))
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """One row: the best class with its score."""
         best = int(self.scores.argmax())
-        return [{"image_id": image_id, "category_id": category_ids[best], "score": float(self.scores[best])}]
+        return [{"image_id": image_id, "category_id": _id(category_ids, best), "score": float(self.scores[best])}]
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image with a list of the best classes; see the module's head."""
+        return _drawn(self, image, names, score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +60,7 @@ class Localization:
 
     scores: np.ndarray
     boxes: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("Localization", scores=(self.scores, (None,)), boxes=(self.boxes, (len(self.scores), 4)))
@@ -51,13 +71,20 @@ class Localization:
         best: np.ndarray = self.boxes[int(self.scores.argmax())]
         return best
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """One row: the best class with its score, and bbox as [x, y, width, height]."""
         best = int(self.scores.argmax())
-        score = float(self.scores[best])
-        return [
-            {"image_id": image_id, "category_id": category_ids[best], "bbox": _xywh(self.box[None])[0], "score": score}
-        ]
+        found = {"bbox": _xywh(self.box[None])[0], "score": float(self.scores[best])}
+        return [{"image_id": image_id, "category_id": _id(category_ids, best), **found}]
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return supervision's detections: the box of the best class. Raises UserError: it is not installed."""
+        best = self.scores.argmax()[None]
+        return _for_supervision(self.boxes[best], self.scores[best], best, self.names)
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image with the box and a list of the best classes; see the module's head."""
+        return _drawn(self, image, names, score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +94,7 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -78,16 +106,27 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Return the detections whose score is at least `score`."""
-        keep = self.scores >= score
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+        return self.select(np.flatnonzero(self.scores >= score))
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def select(self, rows: np.ndarray) -> Detections:
+        """Return the detections `rows`, (n,) int64."""
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
+
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """COCO result rows: bbox as [x, y, width, height] in original pixels."""
         rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), strict=True)
         return [
-            {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+            {"image_id": image_id, "category_id": _id(category_ids, label), "bbox": box, "score": score}
             for box, score, label in rows
         ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return supervision's detections, rows and coordinates alike. Raises UserError: it is not installed."""
+        return _for_supervision(self.boxes, self.scores, self.labels, self.names)
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image with the detections that reach `score`; see the module's head."""
+        return _drawn(self, image, names, score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +142,8 @@ class Instances:
         geometry: how the image lies on the canvas.
         stride: canvas pixels of a cell of the grid; the first cell's corner is the canvas's.
         rles: the masks, where they are encoded already (`encoded`).
+        windows: the masks inside their boxes (`corners`), where they come from several parts of an image instead of
+            from prototypes, of which there are none then: run-length encodings of the boxes' sizes.
     """
 
     boxes: np.ndarray
@@ -113,6 +154,8 @@ class Instances:
     geometry: Geometry
     stride: float
     rles: tuple[RLE, ...] | None = None
+    names: tuple[str, ...] = ()
+    windows: tuple[RLE, ...] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -136,19 +179,25 @@ class Instances:
             labels=self.labels[rows],
             coefficients=self.coefficients[rows],
             rles=None if self.rles is None else tuple(self.rles[row] for row in rows),
+            windows=None if self.windows is None else tuple(self.windows[row] for row in rows),
         )
+
+    def corners(self, row: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom of an instance's box in whole pixels of the image, where a mask can be."""
+        height, width = self.geometry.original
+        x1, y1, x2, y2 = (int(edge) for edge in np.floor(self.boxes[row].astype(np.float64) + 0.5))
+        return max(0, x1), max(0, y1), min(width, x2), min(height, y2)
 
     def window(self, row: int) -> tuple[np.ndarray, int, int]:
         """Return the mask of one instance inside its box: (h, w) bool, and the (left, top) pixel where it belongs.
 
         The logits are resampled once, linearly, to the pixels of the original image. Outside the box there is nothing.
         """
-        height, width = self.geometry.original
-        x1, y1, x2, y2 = self.boxes[row].astype(np.float64)
-        left, top = max(0, int(np.floor(x1 + 0.5))), max(0, int(np.floor(y1 + 0.5)))
-        right, bottom = min(width, int(np.floor(x2 + 0.5))), min(height, int(np.floor(y2 + 0.5)))
+        left, top, right, bottom = self.corners(row)
         if right <= left or bottom <= top:
             return np.zeros((0, 0), bool), left, top
+        if self.windows is not None:
+            return coco_mask.decode(self.windows[row]).astype(bool), left, top
         (scale_y, scale_x), (offset_y, offset_x) = self.geometry.scale, self.geometry.offset
         # Pixel centres: cell = ((pixel + 0.5) * scale + offset) / stride - 0.5
         step = np.array([scale_x, scale_y]) / self.stride
@@ -193,19 +242,28 @@ class Instances:
         """Yield the masks in order, one in memory at a time."""
         return (self.mask(row) for row in range(len(self)))
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """COCO result rows with bbox and segmentation."""
         rows = zip(_xywh(self.boxes), self.scores.tolist(), self.labels.tolist(), self.encoded_masks(), strict=True)
         return [
             {
                 "image_id": image_id,
-                "category_id": category_ids[label],
+                "category_id": _id(category_ids, label),
                 "bbox": box,
                 "score": score,
                 "segmentation": {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")},
             }
             for box, score, label, rle in rows
         ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """Return supervision's detections, with masks of the whole image. Raises UserError: it is not installed."""
+        masks = np.stack([*self.masks()]) if len(self) else np.zeros((0, *self.geometry.original), bool)
+        return _for_supervision(self.boxes, self.scores, self.labels, self.names, masks)
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image with the boxes and masks that reach `score`; see the module's head."""
+        return _drawn(self, image, names, score)
 
     @cached_property
     def _maps(self) -> np.ndarray:
@@ -220,13 +278,14 @@ class Instances:
 
 @dataclass(frozen=True, eq=False)
 class SemanticMap:
-    """classes: (H, W) uint8, the class of each original pixel.
+    """classes: (H, W) uint8, the class of each original pixel; `IGNORE_INDEX` where others were asked for.
 
     scores: (C, H, W) float16, the classes' probabilities, where the head was told to keep them.
     """
 
     classes: np.ndarray
     scores: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("SemanticMap", classes=(self.classes, (None, None)))
@@ -237,9 +296,13 @@ class SemanticMap:
         """Return what is saved as a picture: (H, W) uint8, the place of each pixel's class in the head's class list."""
         return self.classes
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """No rows: the map is saved as a picture."""
         return []
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image under the colours of its classes, with a legend; see the module's head."""
+        return _drawn(self, image, names, score)
 
 
 @dataclass(frozen=True)
@@ -267,6 +330,7 @@ class PanopticMap:
 
     ids: np.ndarray
     segments: tuple[Segment, ...]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check("PanopticMap", ids=(self.ids, (None, None)))
@@ -275,14 +339,18 @@ class PanopticMap:
         """Return COCO's panoptic picture: (H, W, 3) uint8 RGB, id = R + 256 G + 65536 B."""
         return np.stack([self.ids & 255, self.ids >> 8 & 255, self.ids >> 16 & 255], -1).astype(np.uint8)
 
-    def to_coco(self, image_id: ImageId, category_ids: CategoryIds) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: ImageId, category_ids: CategoryIds | None = None) -> list[dict[str, Any]]:
         """One row, as COCO's panoptic results: the image's segments_info."""
         told = [
-            {"id": one.id, "category_id": category_ids[one.label], "score": one.score, "area": one.area}
+            {"id": one.id, "category_id": _id(category_ids, one.label), "score": one.score, "area": one.area}
             for one in self.segments
-            if category_ids[one.label] is not None
+            if _id(category_ids, one.label) is not None
         ]
         return [{"image_id": image_id, "segments_info": told}]
+
+    def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
+        """Return the image under the colours of its segments, with a legend; see the module's head."""
+        return _drawn(self, image, names, score)
 
 
 def encoded(predictions: Mapping[str, Prediction]) -> dict[str, Prediction]:
@@ -308,6 +376,36 @@ def _runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> l
     places = np.delete(places, np.concatenate([meets, meets + 1])) if len(meets) else places
     counts: list[int] = np.diff(np.concatenate([[0], places, [height * width]])).tolist()
     return counts if counts[-1] else counts[:-1]
+
+
+def _id(category_ids: CategoryIds | None, label: int) -> int | str | None:
+    return label + 1 if category_ids is None else category_ids[label]
+
+
+def _drawn(prediction: Prediction, image: ImageLike, names: Names, score: float) -> np.ndarray:
+    from visionkit.predictor import to_array  # only who draws pays for fonts, and for what reads images
+    from visionkit.report.draw import draw
+
+    known = prediction.names if names is None else names
+    if not known:
+        raise UserError(
+            f"{type(prediction).__name__}.draw: the classes have no names; give names=[…] in their order",
+            code="value-missing",
+        )
+    return draw(to_array(image), prediction, known, score_threshold=score)
+
+
+def _for_supervision(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, names: Sequence[str], masks: np.ndarray | None = None
+) -> supervision.Detections:
+    try:
+        import supervision
+    except ImportError as error:
+        raise UserError(
+            f"to_supervision: supervision is not there ({error}); pip install supervision", code="package-missing"
+        ) from None
+    words = {"class_name": np.array([names[label] for label in labels.tolist()], dtype=str)} if names else {}
+    return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels, data=words)
 
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:

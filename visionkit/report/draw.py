@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from visionkit.errors import UserError
 from visionkit.predictions import (
     Classification,
     Detections,
@@ -23,6 +25,8 @@ from visionkit.structures import IGNORE_INDEX, RLE, Labels
 
 TOP_CLASSES = 3
 """How many classes of a classification are listed."""
+_TEXT_SHARE = 0.35
+"""How large letters are at most, as a share of the usual box's side: or many small objects lie under their names."""
 _LAYERS = (SemanticMap, PanopticMap, Instances, Detections, Localization, Classification)
 """What is drawn over what, from the ground up."""
 
@@ -105,8 +109,15 @@ class _Drawing:
         self.lines: list[tuple[str, Colour]] = []
         self.legend: dict[str, Colour] = {}
 
+    def _check_size(self, size: tuple[int, ...]) -> None:
+        if size != self.image.shape[:2]:
+            shown = "{} x {} pixels (height x width)".format
+            told = f"the image has {shown(*self.image.shape[:2])} and the prediction {shown(*size)}"
+            raise UserError(f"draw: {told}; give the image that was predicted", code="image-form")
+
     def pixels(self) -> np.ndarray:
-        pen = Pen(self.image)
+        sides = [math.sqrt(max(1.0, (x2 - x1) * (y2 - y1))) for (x1, y1, x2, y2), _, _ in self.boxes]
+        pen = Pen(self.image, most_text=_TEXT_SHARE * float(np.median(sides)) if sides else math.inf)
         for box in self.dashed:
             pen.dashed_box(box)
         for box, _, colour in reversed(self.boxes):  # the best one last, on top
@@ -120,8 +131,12 @@ class _Drawing:
 
     # ------------------------------------------------------------------------------------------------- predictions
     def prediction(self, prediction: Prediction, classes: Sequence[str], score_threshold: float) -> None:
+        if isinstance(prediction, SemanticMap | PanopticMap):
+            self._check_size((prediction.classes if isinstance(prediction, SemanticMap) else prediction.ids).shape)
+        elif isinstance(prediction, Instances):
+            self._check_size(prediction.geometry.original)
         if isinstance(prediction, SemanticMap):
-            self._map(prediction.classes, classes)
+            self._map(prediction.classes, classes, hatched=False)
         elif isinstance(prediction, PanopticMap):
             self._panoptic(prediction, classes)
         elif isinstance(prediction, Localization):
@@ -156,8 +171,8 @@ class _Drawing:
         for label, count in counts.items():
             self.legend[f"{classes[label]} × {count}" if count > 1 else classes[label]] = class_colour(label)
 
-    def _map(self, labels: np.ndarray, classes: Sequence[str]) -> None:
-        paint_map(self.image, labels)
+    def _map(self, labels: np.ndarray, classes: Sequence[str], *, hatched: bool) -> None:
+        paint_map(self.image, labels, hatched=hatched)
         pixels = np.bincount(labels.ravel(), minlength=IGNORE_INDEX + 1)
         for label in np.argsort(-pixels[:IGNORE_INDEX], kind="stable").tolist():
             if pixels[label]:
@@ -175,7 +190,7 @@ class _Drawing:
         if not truth.known:
             self.lines.append(("not labelled", WHITE))
         if truth.semantic is not None:
-            self._map(truth.semantic, classes)
+            self._map(truth.semantic, classes, hatched=True)
         if truth.boxes is not None:
             self._true_objects(truth, classes)
         true = [] if truth.class_scores is None else np.flatnonzero(truth.class_scores > 0.5).tolist()

@@ -15,21 +15,23 @@ _MAP_SHARE, _MASK_SHARE = 0.6, 0.45
 """How much of the photograph's place the colour takes."""
 
 
-def paint_map(image: np.ndarray, classes: np.ndarray) -> None:
-    """Lay the classes' colours over the image, in place; pixels of `IGNORE_INDEX` are hatched in grey.
+def paint_map(image: np.ndarray, classes: np.ndarray, *, hatched: bool = True) -> None:
+    """Lay the classes' colours over the image, in place; pixels of `IGNORE_INDEX` are hatched in grey, or left.
 
     The image shows through in grey, so that the colours are those of the legend.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         classes: (H, W) uint8.
+        hatched: mark the pixels of `IGNORE_INDEX`, which nobody labelled; False: they are of classes not asked for.
     """
     paint = _colour_table()[classes]
     unknown = classes == IGNORE_INDEX
     if unknown.any():
         paint[unknown] = np.where(_hatch(classes.shape)[unknown][:, None], GREY, blend(GREY, WHITE, 0.4))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    image[:] = cv2.addWeighted(grey, 1 - _MAP_SHARE, paint, _MAP_SHARE, 0)
+    painted = cv2.addWeighted(grey, 1 - _MAP_SHARE, paint, _MAP_SHARE, 0)
+    image[:] = painted if hatched or not unknown.any() else np.where(unknown[..., None], image, painted)
     edges = borders(classes, line_width(classes.shape))
     image[edges] = image[edges] // 2
 

@@ -14,22 +14,29 @@ from visionkit.report.colours import BLACK, WHITE, Colour, blend, ink
 
 Plate = tuple[int, int, int, int]
 """(left, top, width, height) in pixels."""
+_LEAST_TEXT = 10
+"""Pixels."""
 
 
 class Pen:
     """Draws into a copy of an image, (H, W, 3) uint8 RGB.
 
     Plates (of the list, the legend and the tags) keep clear of those placed before them where there is room.
+
+    Args:
+        image: what is drawn into a copy of.
+        most_text: pixels of the largest letters, where what they stand beside is small; never under `_LEAST_TEXT`.
     """
 
-    def __init__(self, image: np.ndarray) -> None:
+    def __init__(self, image: np.ndarray, *, most_text: float = math.inf) -> None:
         self.image = Image.fromarray(image)  # a copy
         self.draw = ImageDraw.Draw(self.image)
         self.width, self.height = self.image.size
         self.line = line_width(image.shape[:2])
         side = (self.width * self.height) ** 0.5
-        self.font = font(max(10, round(side / 42)))
-        self.margin = max(1, round(side / 300))
+        letters = max(_LEAST_TEXT, round(min(side / 42, most_text)))
+        self.font = font(letters)
+        self.margin = max(1, round(letters / 7))
         self._taken: list[Plate] = []
         self._sizes: dict[str, tuple[int, int]] = {}
 
