@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from visionkit.report.figure import NORMAL, SMALL, add_axes, new_figure, plain, save, width_of
+from visionkit.report.pairs import best_threshold, paired
 from visionkit.structures import ImageId
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_IOU = 0.5
 _MOST = 40
 """Classes a figure; of more, those with the most confusions are shown."""
 
@@ -52,92 +51,24 @@ def box_confusion(state: Mapping[ImageId, Mapping[str, Any]], classes: Sequence[
     Those that lie in crowds or on ignored objects of their class are left out.
 
     Args:
-        state: per image boxes (N, 4) xyxy, scores and labels by falling score, truth_boxes (M, 4), truth_labels, crowd
-            and ignore.
+        state: see `visionkit.report.pairs.paired`.
         classes: names, in the order of the labels.
 
     Returns:
         the matrix, (len(classes) + 1) squared, and the threshold; 0 without any right detection.
     """
-    pairs = [_pair(row) for row in state.values()]
-    threshold = _best_threshold(pairs)
-    counts = np.zeros((len(classes) + 1, len(classes) + 1), np.int64)
+    pairs = [paired(row) for row in state.values()]
+    threshold = best_threshold(pairs)
+    background = len(classes)
+    counts = np.zeros((background + 1, background + 1), np.int64)
     for pair in pairs:
-        pair.count(counts, threshold)
+        found, true, outcome = pair.labels, pair.truth_labels, pair.outcome(threshold)
+        np.add.at(counts, (true[outcome.right], true[outcome.right]), 1)
+        for which, detection in outcome.confused:
+            counts[true[which], found[detection]] += 1
+        np.add.at(counts, (background, found[outcome.invented]), 1)
+        np.add.at(counts, (true[outcome.missed], background), 1)
     return Confusion(counts, (*classes, "background"), "objects", background=True), threshold
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Detections and objects of an image: IoU (D, G) of at least `_IOU`, 0 elsewhere, and who found whom.
-
-    taken: (D,) the object of its own class that a detection takes, −1 for none; excused: (D,) bool.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    truth_labels: np.ndarray
-    counted: np.ndarray
-    ious: np.ndarray
-    taken: np.ndarray
-    excused: np.ndarray
-
-    def count(self, counts: np.ndarray, threshold: float) -> None:
-        background = len(counts) - 1
-        shown = (self.scores >= threshold) & ~self.excused
-        free = self.counted.copy()
-        right = self.taken[shown & (self.taken >= 0)]
-        free[right] = False
-        np.add.at(counts, (self.truth_labels[right], self.truth_labels[right]), 1)
-        for row in np.flatnonzero(shown & (self.taken < 0)):
-            ious = np.where(free, self.ious[row], 0.0)
-            best = int(ious.argmax()) if len(ious) else 0
-            if len(ious) and ious[best] > 0:
-                free[best] = False
-                counts[self.truth_labels[best], self.labels[row]] += 1
-            else:
-                counts[background, self.labels[row]] += 1
-        np.add.at(counts, (self.truth_labels[free], background), 1)
-
-
-def _pair(row: Mapping[str, Any]) -> _Pair:
-    labels, truth_labels = row["labels"].astype(np.int64), row["truth_labels"].astype(np.int64)
-    counted = ~(row["crowd"] | row["ignore"])
-    ious = np.zeros((len(labels), len(truth_labels)))
-    if ious.size:
-        sides = _xywh(row["boxes"]), _xywh(row["truth_boxes"])
-        ious = np.asarray(coco_mask.iou(*sides, row["crowd"].astype(int).tolist()))
-        ious = np.where(ious >= _IOU, ious, 0.0)
-    same = np.where(labels[:, None] == truth_labels, ious, 0.0)
-    taken, excused = np.full(len(labels), -1), np.zeros(len(labels), bool)
-    free = counted.copy()
-    for k in np.flatnonzero((same > 0).any(axis=1)) if same.size else ():
-        best = int(np.where(free, same[k], 0.0).argmax())
-        if free[best] and same[k, best] > 0:
-            taken[k], free[best] = best, False
-        else:
-            excused[k] = bool((same[k, ~counted] > 0).any())
-    return _Pair(row["scores"], labels, truth_labels, counted, ious, taken, excused)
-
-
-def _best_threshold(pairs: Iterable[_Pair]) -> float:
-    pairs = list(pairs)
-    objects = sum(int(pair.counted.sum()) for pair in pairs)
-    scores = np.concatenate([np.zeros(0), *(pair.scores[~pair.excused] for pair in pairs)])
-    right = np.concatenate([np.zeros(0, bool), *(pair.taken[~pair.excused] >= 0 for pair in pairs)])
-    if not right.any():
-        return 0.0
-    order = np.argsort(-scores, kind="stable")
-    scores, true = scores[order], np.cumsum(right[order])
-    f1 = 2 * true / (np.arange(1, len(true) + 1) + objects)
-    last_of_equals = np.append(np.diff(scores) != 0, True)
-    return float(scores[np.where(last_of_equals, f1, -1.0).argmax()])
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    result = boxes.astype(np.float64)
-    result[:, 2:] -= result[:, :2]
-    return result
 
 
 # ------------------------------------------------------------------------------------------------------------- figure

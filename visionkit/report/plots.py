@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from visionkit.errors import DataError
@@ -26,9 +25,10 @@ _NUMBERS_A_HEAD = 6
 
 
 def plot_curves(metrics_jsonl: Path, folder: Path) -> list[Path]:
-    """Draw a run's losses, learning rate and metrics into loss.png, rate.png and metrics.png, as far as there are any.
+    """Draw what there is of a run's losses, learning rate and metrics into loss, rate, metrics and train-val.png.
 
-    A metric of training images without augmentation ("train/head/metric") is dashed, in the colour of the same metric.
+    A metric of training images without augmentation ("train/head/metric") is dashed, in the colour of the same metric;
+    train-val holds those metrics alone that are known of both.
 
     Args:
         metrics_jsonl: lines with "step" and either losses and "lr", or "epoch" and "head/metric" (null: none). Metrics
@@ -52,10 +52,26 @@ def plot_curves(metrics_jsonl: Path, folder: Path) -> list[Path]:
     panels: dict[str, list[dict[str, Points]]] = {
         "loss": [losses] if any(losses.values()) else [],
         "rate": [rate] if rate["learning rate"] else [],
-        "metrics": _panels(metrics, train),
+        "metrics": _panels(metrics),
+        "train-val": _of_both(metrics, train),
     }
     folder.mkdir(parents=True, exist_ok=True)
     return [save(_figure(parts, kind=name), folder / f"{name}.png") for name, parts in panels.items() if parts]
+
+
+def histories(metrics_jsonl: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return each "head/metric" as (epoch, value), by rising epoch; empty without such a file.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
+    lines = _read_lines(metrics_jsonl) if metrics_jsonl.is_file() else []
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line.items() if "epoch" in line else ():
+            if name not in _NO_NUMBERS and value is not None:
+                found.setdefault(name, []).append((int(line["epoch"]), value))
+    return found
 
 
 def _read_lines(path: Path) -> list[dict[str, float]]:
@@ -64,7 +80,7 @@ def _read_lines(path: Path) -> list[dict[str, float]]:
         try:
             lines.append(json.loads(text))
         except ValueError as error:
-            raise DataError(f"{path}: line {number} is not JSON ({error}); take it out") from error
+            raise DataError(f"{path}: line {number} is not JSON ({error}); take it out", code="file-format") from error
     return lines
 
 
@@ -78,19 +94,22 @@ def _curves(lines: Sequence[Mapping[str, float | None]]) -> dict[str, Points]:
     return curves
 
 
-def _panels(
-    metrics: Mapping[str, Points], train: Mapping[str, Points] = MappingProxyType({})
-) -> list[dict[str, Points]]:
-    """The main metrics that have any value, head by head, each followed by that of training images."""
+def _panels(metrics: Mapping[str, Points]) -> list[dict[str, Points]]:
+    """The main metrics that have any value, head by head."""
     heads: dict[str, list[str]] = {}
     for name, points in metrics.items():
         if points:
             heads.setdefault(name.partition("/")[0], []).append(name)
-    panels = []
-    for names in heads.values():
-        panel = {name: metrics[name] for name in names[:_NUMBERS_A_HEAD]}
-        panels.append(panel | {f"{name}{_ON_TRAIN}": train[name] for name in panel if train.get(name)})
-    return panels
+    return [{name: metrics[name] for name in names[:_NUMBERS_A_HEAD]} for names in heads.values()]
+
+
+def _of_both(metrics: Mapping[str, Points], train: Mapping[str, Points]) -> list[dict[str, Points]]:
+    """The metrics that are known of training images as well, in one panel, each followed by that of training images."""
+    names = [name for name, points in metrics.items() if points and train.get(name)]
+    panel = {
+        key: curve for name in names for key, curve in ((name, metrics[name]), (f"{name}{_ON_TRAIN}", train[name]))
+    }
+    return [panel] if panel else []
 
 
 def _figure(panels: Sequence[Mapping[str, Points]], *, kind: str) -> Figure:
@@ -104,7 +123,7 @@ def _figure(panels: Sequence[Mapping[str, Points]], *, kind: str) -> Figure:
         _draw_lines(axes, curves)
         if kind == "loss" and all(value > 0 for points in curves.values() for _, value in points):
             _make_logarithmic(axes)
-        if kind == "metrics":
+        if kind in ("metrics", "train-val"):
             axes.set_ylim(0, max(1.0, *(value for points in curves.values() for _, value in points)))
         axes.set_xlabel("step", size=NORMAL)
     return figure

@@ -65,19 +65,49 @@ def contact_sheet(
     """
     if not items:
         raise ValueError("contact_sheet: at least one image is wanted")
+    pairs = [
+        drawn_pair(image, prediction, truth, classes, side=cell, score_threshold=score_threshold, things=things)
+        for image, prediction, truth in items
+    ]
+    return sheet_of(pairs, names=names, cell=cell, pairs_a_row=pairs_a_row)
+
+
+def drawn_pair(
+    image: np.ndarray,
+    prediction: Prediction,
+    truth: Labels,
+    classes: Sequence[str],
+    *,
+    side: int,
+    score_threshold: float = 0.3,
+    things: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image twice, (h, w, 3) uint8 RGB of at most `side` pixels a side: with the truth, with the prediction.
+
+    Args: as of `contact_sheet`.
+    """
+    small, fitted, labels = _fitted(displayable(image), prediction, truth, side)
+    true = _drawn_truth(small, fitted, labels, classes, classes if things is None else things)
+    return true, draw(small, fitted, classes, score_threshold=score_threshold)
+
+
+def sheet_of(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    names: Sequence[str] | None = None,
+    cell: int = 320,
+    pairs_a_row: int = 2,
+) -> np.ndarray:
+    """Return a sheet, (H, W, 3) uint8 RGB, of `drawn_pair`s of that `cell`; at least one."""
     gap = max(2, cell // 40)
-    columns = min(pairs_a_row, len(items))
-    pairs = []
-    for image, prediction, truth in items:
-        small, fitted, labels = _fitted(displayable(image), prediction, truth, cell)
-        pairs += [_drawn_truth(small, fitted, labels, classes, classes if things is None else things)]
-        pairs += [draw(small, fitted, classes, score_threshold=score_threshold)]
+    columns = min(pairs_a_row, len(pairs))
     rows = [headings(("truth", "prediction") * columns, cell + gap)]
-    for first in range(0, len(items), columns):
+    for first in range(0, len(pairs), columns):
         if names is not None:
             told = [*names[first : first + columns], *[""] * columns][:columns]
             rows.append(headings(told, 2 * (cell + gap), size=max(9, cell // 26)))
-        rows.append(_row(pairs[2 * first : 2 * (first + columns)], 2 * columns, cell, gap))
+        halves = [half for pair in pairs[first : first + columns] for half in pair]
+        rows.append(_row(halves, 2 * columns, cell, gap))
     return np.concatenate(rows, axis=0)
 
 
