@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from visionkit import cli
 from visionkit.config import groups
-from visionkit.errors import DataError
+from visionkit.config_schema import SCHEMAS
+from visionkit.error_codes import CODES
+from visionkit.errors import DataError, RunError
+from visionkit.overrides import CHOSEN_IN
+from visionkit.tool_help import HELP
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
 
@@ -52,6 +58,8 @@ def test_faults_end_with_2_before_anything_is_called(runs, capsys, tmp_path, mon
         "task=detct: there is no such task (did you mean 'detect'?); known: classify, detect, instance, localize, "
         "multitask, panoptic, semantic",
         "engine.epoch: there is no such key (did you mean 'engine.epochs'?)",
+        "  [choice-unknown] choose one of the names in the line; visionkit list tells what there is",
+        "  [key-unknown] correct the name; visionkit TOOL --help lists the keys",
     ]
 
 
@@ -63,18 +71,24 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "line"),
+    ("error", "code", "lines"),
     [
-        (DataError("a.jpg: empty file; remove it"), 2, "a.jpg: empty file; remove it"),
-        (RuntimeError("out of memory\nmany\nlines"), 1,
-         "RuntimeError: out of memory (debug.traceback=true shows where)"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (DataError("a.jpg: empty file; remove it", code="image-unreadable"), 2,
+         ["a.jpg: empty file; remove it", f"  [image-unreadable] {CODES['image-unreadable'].mend}"]),
+        (DataError("a.jpg: odd", code="their-own"), 2, ["a.jpg: odd"]),
+        (RunError("memory is used up\nmany\nlines", code="out-of-memory"), 1,
+         ["memory is used up (debug.traceback=true shows where)", f"  [out-of-memory] {CODES['out-of-memory'].mend}"]),
+        (RuntimeError("deep down\nmany\nlines"), 1,
+         ["RuntimeError: deep down (debug.traceback=true shows where)",
+          "  [unexpected] please report it, with what debug.traceback=true shows"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
     ],
 )  # fmt: skip
-def test_errors_become_one_line_and_a_code(runs, capsys, error, code, line):
+def test_errors_become_lines_and_an_exit_code(runs, capsys, error, code, lines):
     runs.answer = raising(error)
     assert cli.main(["train"]) == code
-    assert capsys.readouterr().err.splitlines() == [line]
+    output = capsys.readouterr()
+    assert (output.out, output.err.splitlines()) == ("", lines)
 
 
 def test_traceback_on_demand(runs, capsys):
@@ -83,22 +97,61 @@ def test_traceback_on_demand(runs, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tool", cli.TOOLS)
+ALL = {**cli.TOOLS, **cli.COMMANDS}
+
+
+def test_each_tool_has_its_help_and_the_keys_of_it_are_there():
+    assert set(HELP) == set(ALL)
+    for tool in set(cli.TOOLS) - {"benchmark loader"}:
+        schema = {key for name, one in SCHEMAS.items() if name.partition(" ")[0] == tool for key in get_type_hints(one)}
+        told = {word.partition("=")[0].partition(".")[0] for key in HELP[tool].first for word in key.split()}
+        assert told <= schema | set(groups()), tool
+        assert len(HELP[tool].first) <= 8
+
+
+@pytest.mark.parametrize("tool", ALL)
 def test_help_names_keys_and_choices(tool, capsys):
     assert cli.main([tool, "--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(f"{tool}: ")
-    for choice in {"train": groups()["backbone"], "predict": ["source="]}.get(tool, groups()["data"]):
-        assert choice in shown
+    assert shown.startswith(f"{tool}: {ALL[tool][2]}\nusage: visionkit {tool} ")
+    assert f"such as: visionkit {tool} {HELP[tool].example}\n" in shown
+    assert all(len(line) <= 120 for line in shown.splitlines())
+    chosen_in = CHOSEN_IN.get(tool, ())
+    for group in groups() if chosen_in is None else chosen_in:
+        assert all(choice in shown for choice in groups()[group])
+
+
+@pytest.mark.parametrize("tool", sorted(set(cli.TOOLS) - {"benchmark loader"}))
+def test_examples_of_the_help_are_what_the_tool_takes(tool, runs):
+    assert cli.main([tool, *HELP[tool].example.split()]) == 0
+    assert len(runs.seen) == 1
+
+
+def test_a_script_names_itself_in_its_help(capsys):
+    assert cli.run_tool("evaluate", ["--help"]) == 0
+    assert "usage: python tools/evaluate.py [key=value …]\n" in capsys.readouterr().out
+    assert cli.run_tool("benchmark", ["loader", "-h"]) == 0
+    assert "usage: python tools/benchmark.py loader [key=value …]\n" in capsys.readouterr().out
 
 
 def test_help_version_and_a_wrong_tool(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
-    assert "check_data" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(f"  {tool} " in shown for tool in ALL)
+    assert cli.main(["help", "train"]) == 0
+    assert capsys.readouterr().out.startswith("train: train a model\n")
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == "0.1.0\n"
     assert cli.main(["trian"]) == 2
     assert "did you mean 'train'?" in capsys.readouterr().err
+    assert cli.main(["task=detect"]) == 2
+    assert "a tool comes first, as in visionkit train task=detect;" in capsys.readouterr().err
+
+
+def test_who_stops_listening_is_no_fault():
+    command = f"{sys.executable} -m visionkit train --help | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "train: train a model\n", "")
 
 
 @pytest.mark.parametrize("tool", [tool for tool in cli.TOOLS if " " not in tool])
@@ -122,7 +175,9 @@ def test_multirun_checks_every_value_first(runs, capsys):
     assert runs.seen == []
     assert capsys.readouterr().err.splitlines() == [
         "modle: there is no such key (did you mean 'model'?)",
-        "engine.epochs=none: a whole number is wanted",
+        "engine.epochs=none: a whole number or null is wanted",
+        "  [key-unknown] correct the name; visionkit TOOL --help lists the keys",
+        "  [value-unfit] give a value of the kind that the line asks for",
     ]
 
 

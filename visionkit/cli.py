@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from visionkit.errors import ConfigError, RunError, UserError, did_you_mean, listed, printable
+from visionkit.error_codes import mend_lines
+from visionkit.errors import CodedLine, ConfigError, RunError, UserError, did_you_mean, listed, printable
+from visionkit.tool_help import overview, usage
 
 TOOLS = {
     "train": ("visionkit.engine.run", "train_run", "train a model"),
     "evaluate": ("visionkit.engine.judging", "evaluate_run", "score a checkpoint"),
     "predict": ("visionkit.predict_files", "predict_run", "draw and save a checkpoint's predictions"),
+    "export": ("visionkit.export.run", "export_run", "write a checkpoint as one ONNX or torch.export file"),
+    "demo": ("visionkit.demo.run", "demo_run", "try a checkpoint on your own images, on a page in the browser"),
     "benchmark": ("visionkit.engine.benchmark", "benchmark_run", "time inference, all heads together and one by one"),
     "benchmark loader": ("visionkit.engine.loader_benchmark", "loader_benchmark_run", "time the training loader"),
     "check_data": ("visionkit.cli", "check_data_run", "look for faults in a data set"),
@@ -25,63 +30,53 @@ TOOLS = {
 }
 """Each tool's function, which takes the composed configuration and returns an exit code or None, and what it does."""
 
-_USUAL = {
-    "train": (
-        "task=detect|classify|localize|semantic|instance|panoptic|multitask", "heads=[…]", "data=NAME data.root=DIR",
-        "backbone=NAME", "weights=none|NAME|FILE", "image_size=640",
-        "run_dir=DIR", "resume=none|auto|DIR", "resume_allow=[KEY,…]", "device=auto|cpu|cuda:0|mps", "seed=0",
-        "engine.epochs=N", "engine.max_steps=N", "data.batch_size=N", "data.workers=N|auto", "optim.lr=X", "debug=tiny",
-    ),
-    "evaluate": ("checkpoint=DIR", "data.split=NAME", "data.seed=N", "data=NAME data.root=DIR", "run_dir=DIR",
-                 "batch_size=16"),
-    "predict": ("checkpoint=DIR", "source=FILE|DIR|GLOB|VIDEO", "out=DIR", "save=[drawings,predictions,features]",
-                "features.level=c5", "features.pool=true", "score=0.3", "batch_size=16", "device=auto"),
-    "benchmark": ("task=multitask heads=[…]", "backbone=NAME", "image_size=640", "data.batch_size=N", "device=auto",
-                  "engine.precision=auto|bf16|fp32", "resume=none|RUN", "run_dir=DIR"),
-    "benchmark loader": ("data=NAME data.root=DIR", "task=detect", "image_size=640", "data.batch_size=N",
-                         "data.workers=N", "data.cache=none|ram|disk", "against=[ultralytics,torchvision]",
-                         "index=true", "run_dir=DIR"),
-    "check_data": ("data=NAME data.root=DIR", "data.split=NAME", "data.seed=N", "page=OUT.html", "fix=OUT.json",
-                   "task=detect"),
-    "probe": ("data=NAME data.root=DIR", "backbone=NAME weights=NAME|FILE|RUN", "checkpoint=DIR (in place of these)",
-              "train=FILE.npz test=FILE.npz (in place of all these)", "kind=linear|knn", "k=5", "level=c5",
-              "run_dir=DIR"),
-    "inspect_model": ("task=detect heads=[…]", "backbone=NAME", "image_size=640", "weights=none|NAME|FILE|RUN",
-                      "checkpoint=DIR (in place of these)", "depth=N", "out=model.png", "image=FILE out=DIR"),
-}  # fmt: skip
+COMMANDS = {
+    "doctor": ("visionkit.doctor", "doctor", "look whether this machine and its packages are fit for visionkit"),
+    "list": ("visionkit.listing", "list_parts", "list what can be chosen: tasks, backbones, heads, weights, …"),
+}
+"""What has no configuration: functions that take what was typed, and run also where half of the packages is broken."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `visionkit TOOL key=value …`; return 2 for a fault in what was given, 1 for a failed run."""
     tool, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    known = {name: what for name, (_, _, what) in {**TOOLS, **COMMANDS}.items()}
+    if tool == "help" and rest:
+        tool, rest = " ".join(rest), ["--help"]
     if tool in ("--help", "-h", "help"):
-        print(
-            "\n".join(
-                ["usage: visionkit TOOL key=value …", *(f"  {name:<17} {what[2]}" for name, what in TOOLS.items())]
-            )
-        )
+        with _listener():
+            print(overview("visionkit", known))
         return 0
-    if tool == "--version":
+    if tool in ("--version", "version"):
         print(importlib.import_module("visionkit").__version__)
         return 0
-    if tool not in TOOLS:
-        print(
-            f"visionkit {tool}: there is no such tool{did_you_mean(tool, TOOLS)}; {listed(list(TOOLS))}",
-            file=sys.stderr,
-        )
+    if tool not in known:
+        if "=" in tool:
+            told = f"{tool}: a tool comes first, as in visionkit train {tool}"
+        else:
+            told = f"visionkit {tool}: there is no such tool{did_you_mean(tool, known)}"
+        said = printable(f"{told}; {listed(list(known), 20)}; visionkit --help tells of them")
+        print("\n".join([said, *mend_lines(["tool-unknown"])]), file=sys.stderr)
         return 2
-    return run_tool(tool, rest)
+    return run_tool(tool, rest, program=f"visionkit {tool}")
 
 
-def run_tool(tool: str, arguments: Sequence[str]) -> int:
-    """Compose, check and run; errors become lines on stderr and an exit code."""
+def run_tool(tool: str, arguments: Sequence[str], *, program: str | None = None) -> int:
+    """Compose, check and run; errors become lines on stderr and an exit code.
+
+    program: as it was started, for the help; None: as the script of that name in tools/.
+    """
+    program = program or f"python tools/{tool}.py"
     if tool == "benchmark" and list(arguments[:1]) == ["loader"]:
-        tool, arguments = "benchmark loader", arguments[1:]
+        tool, program, arguments = "benchmark loader", f"{program} loader", arguments[1:]
     show = any(text.lstrip("+").lower() == "debug.traceback=true" for text in arguments)
     try:
         if "--help" in arguments or "-h" in arguments:
-            print(usage(tool))
+            with _listener():
+                print(_usage(tool, program))
             return 0
+        if tool in COMMANDS:
+            return _command(tool, arguments)
         if "--multirun" in arguments or "-m" in arguments:
             return _multirun(tool, [text for text in arguments if text not in ("--multirun", "-m")])
         return _call(tool, _composed(tool, arguments))
@@ -91,38 +86,24 @@ def run_tool(tool: str, arguments: Sequence[str]) -> int:
     except UserError as error:
         if show:
             traceback.print_exc()
-        print("\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+        print("\n".join([*map(printable, str(error).split("\n")), *mend_lines(error.codes)]), file=sys.stderr)
         return 2
     except Exception as error:
         if show:
             traceback.print_exc()
             return 1
         reason = (str(error).strip().splitlines() or [""])[0]
-        said = printable(reason) if isinstance(error, RunError) else f"{type(error).__name__}: {reason}"
-        print(f"{said} (debug.traceback=true shows where)", file=sys.stderr)
+        known = isinstance(error, RunError)
+        said = printable(reason) if known else f"{type(error).__name__}: {reason}"
+        codes = getattr(error, "codes", ("unexpected",))
+        print("\n".join([f"{said} (debug.traceback=true shows where)", *mend_lines(codes)]), file=sys.stderr)
         return 1
 
 
-def usage(tool: str) -> str:
-    """Return the help of a tool: its usual keys, and the groups with their choices."""
-    config = importlib.import_module("visionkit.config")
-    chosen = importlib.import_module("visionkit.overrides").CHOSEN_IN[tool]
-    script, _, mode = tool.partition(" ")
-    lines = [
-        f"{tool}: {TOOLS[tool][2]}",
-        f"usage: python tools/{script}.py {f'{mode} ' if mode else ''}key=value …",
-        "",
-        "usual keys",
-    ]
-    lines += [f"  {text}" for text in _USUAL[tool]]
-    groups = {name: names for name, names in config.groups().items() if names and (chosen is None or name in chosen)}
-    if groups:
-        lines += ["", "groups, as group=name"] + [f"  {name:<11} {' '.join(names)}" for name, names in groups.items()]
-    if tool == "train":
-        lines += ["", "a head's arguments are head.<name>.<argument>, the reader's are data.reader.<argument>;"]
-        lines += ["every key is explained in visionkit/config_schema.py"]
-        lines += ["--multirun runs all combinations of values given as key=a,b"]
-    return "\n".join(lines)
+def _usage(tool: str, program: str) -> str:
+    _, _, what = {**TOOLS, **COMMANDS}[tool]
+    kinds = tuple(importlib.import_module("visionkit.listing").KINDS) if tool == "list" else ()
+    return usage(tool, what, program, kinds)
 
 
 def check_data_run(cfg: Any) -> int:
@@ -135,12 +116,31 @@ def check_data_run(cfg: Any) -> int:
         for role, own in cfg.data.splits.items():
             lists |= {own: role} if own and own not in lists else {}
     if cfg.fix is not None and len(lists) != 1:
-        raise ConfigError(f"fix={cfg.fix}: one split is written; choose it with data.split ({listed([*lists])})")
+        raise ConfigError(
+            f"fix={cfg.fix}: one split is written; choose it with data.split ({listed([*lists])})", code="value-missing"
+        )
     sets = {key: {**one, "on_error": "skip"} for key, one in cfg.data.sets.items()}
     data = {**cfg.data, "on_error": "skip", "sets": sets}
     openers = {own: functools.partial(build_reader, data, role) for own, role in lists.items()}
     page, fix = (None if path is None else Path(path) for path in (cfg.page, cfg.fix))
     return check_data(openers, page=page, fix=fix)
+
+
+def _command(tool: str, arguments: Sequence[str]) -> int:
+    module, function, _ = COMMANDS[tool]
+    with _listener():
+        return int(getattr(importlib.import_module(module), function)(arguments))
+    return 0
+
+
+@contextlib.contextmanager
+def _listener() -> Iterator[None]:
+    """Print to somebody who may stop listening, such as head, which is no fault."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _composed(tool: str, arguments: Sequence[str]) -> Any:
@@ -166,19 +166,19 @@ def _multirun(tool: str, arguments: Sequence[str]) -> int:
     from visionkit.overrides import for_sweep, single_runs
 
     if tool != "train":
-        raise ConfigError(f"--multirun is for train, not for {tool}")
+        raise ConfigError(f"--multirun is for train, not for {tool}", code="key-not-taken")
     if any(text.startswith("data=[") for text in arguments):
-        raise ConfigError("data=[…]: --multirun mixes no data sets; start each run by itself")
+        raise ConfigError("data=[…]: --multirun mixes no data sets; start each run by itself", code="keys-contradict")
     hydras = [text for text in arguments if text.startswith(("hydra/", "hydra."))]  # the launcher's and sweeper's own
     arguments = [text for text in arguments if text not in hydras]
-    faults: list[str] = []
+    faults: list[CodedLine] = []
     for overrides in single_runs(arguments):
         try:
             compose(tool, overrides)
         except ConfigError as error:
-            faults += str(error).splitlines()
+            faults += error.faults
     if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+        raise ConfigError.of(faults)
     codes = [0]
     sys.argv = [tool, "--multirun", *hydras, *for_sweep(arguments, groups())]
     hydra.main(config_path=str(configs_folder()), config_name=tool, version_base="1.3")(
