@@ -48,7 +48,7 @@ TYPOS = [
         "densenet169, densenet201, efficientnet_b0, efficientnet_b1, efficientnet_b2, efficientnet_b3, "
         "efficientnet_b4, efficientnet_b5, efficientnet_b6 and 40 more",
     ),
-    ("engine.epochs=abc", "engine.epochs=abc: a whole number is wanted"),
+    ("engine.epochs=abc", "engine.epochs=abc: a whole number or null is wanted"),
     ("head.detection.level=3", "head.detection.level: DenseDetection has no argument 'level' (did you mean 'levels'?)"),
     ("+head.detection.bin=8", "head.detection.bin: DenseDetection has no argument 'bin' (did you mean 'bins'?)"),
     ("head.detection.bins=many", "head.detection.bins=many: DenseDetection wants a whole number"),
@@ -69,8 +69,8 @@ TYPOS = [
     ("lr=0.1", "lr: there is no such key (did you mean 'optim.lr'?)"),
     ("batch_size=4", "batch_size: there is no such key (did you mean 'data.batch_size'?)"),
     ("engine.epochs=0", "engine.epochs=0: 1 or more is wanted"),
-    ("engine.epochs=null", "engine.epochs=null: a whole number is wanted"),
-    ("engine.epochs.x=1", "engine.epochs={'x': 1}: a whole number is wanted"),
+    ("seed=null", "seed=null: a whole number is wanted"),
+    ("engine.epochs.x=1", "engine.epochs={'x': 1}: a whole number or null is wanted"),
     ("engine.compile=maybe", "engine.compile=maybe: true or false is wanted"),
     ("engine.channels_last=maybe", "engine.channels_last=maybe: one of auto, true, false is wanted"),
     ("engine.precision=fp8", "engine.precision=fp8: one of auto, bf16, fp16, fp32 is wanted"),
@@ -294,7 +294,7 @@ def test_photographs_keep_the_defaults_that_shapes_lowers():
     assert photographs.model.backbone.width == 1.0
     assert scenes.image_size < 640
     assert scenes.data.reader.size == scenes.image_size
-    assert scenes.engine.epochs < photographs.engine.epochs
+    assert scenes.schedule.epochs < photographs.schedule.epochs
     assert compose("train", ["task=classify"]).data.objects == 1
     assert scenes.data.objects is None
 

@@ -10,6 +10,7 @@ import pytest
 
 import visionkit
 from visionkit import cli
+from visionkit.errors import UserError
 
 LAYERS = (
     "model.backbone.layers=[{conv: {filters: 8, kernel: 4, padding: same}}, {batchnorm: {activation: relu}}, "
@@ -41,6 +42,13 @@ def test_a_plain_network_trains_is_judged_and_rebuilt_from_its_checkpoint(train,
     ]  # fmt: skip
     (prediction,) = predictor.predict([np.full((40, 50, 3), 90, np.uint8)])
     assert prediction["classification"].scores.sum() == pytest.approx(1, abs=1e-5)
+    half = visionkit.load("a", device="cpu", precision="bf16")
+    assert half.model.dtype.itemsize == 2
+    (near,) = half.predict([np.full((40, 50, 3), 90, np.uint8)])
+    assert near["classification"].scores == pytest.approx(prediction["classification"].scores, abs=0.02)
+    Path("model.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match="has the precision that it was exported with"):
+        visionkit.load("model.onnx", precision="fp16")
 
     assert cli.main(["evaluate", "checkpoint=a", "run_dir=b", "device=cpu"]) == 0
     assert numbers("b")["classification/f1"] == pytest.approx(found["classification/f1"], abs=1e-6)

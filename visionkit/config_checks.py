@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from visionkit.config_schema import TrainConfig
-from visionkit.errors import did_you_mean, listed
+from visionkit.errors import CodedLine, did_you_mean, listed
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "data.on_error": ("stop", "skip"),
@@ -23,6 +23,9 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "augment.backend": ("albumentations", "torchvision"),
     "loss": ("auto", "cross_entropy", "focal", "binary_cross_entropy"),
     "kind": ("linear", "knn"),
+    "format": ("onnx", "torch"),
+    "on_error": ("auto", "skip", "stop"),
+    "precision": ("fp32", "bf16", "fp16"),
     "model.norm": ("auto", "live", "frozen", "sync"),
     "optim.name": ("adam", "adamw", "momentum", "muon", "rmsprop", "sgd"),
     "schedule.name": ("cosine", "flat_cosine"),
@@ -40,6 +43,9 @@ _AT_LEAST: Mapping[str, int] = {
     "optim.weight_decay": 0,
     "optim.l1": 0,
     "schedule.warmup_steps": 0,
+    "schedule.epochs": 1,
+    "schedule.least_steps": 0,
+    "schedule.most_steps": 1,
     "engine.epochs": 1,
     "engine.max_steps": 1,
     "engine.save_steps": 0,
@@ -55,7 +61,7 @@ _AT_LEAST: Mapping[str, int] = {
     "augment.batch_mix.cutmix": 0,
     "debug.images": 1,
 }
-_SAVED = ("drawings", "predictions", "features")
+_SAVED = ("drawings", "predictions", "csv", "crops", "features")
 """What tools/predict.py can save."""
 _TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "betas": ("adamw", "adam", "muon"),
@@ -63,9 +69,9 @@ _TAKEN_BY: Mapping[str, tuple[str, ...]] = {
     "alpha": ("rmsprop",),
 }
 """The optimizers that take an argument."""
-_POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm", "engine.max_hours", "engine.timeout")
+_POSITIVE = ("data.cache_gib", "optim.lr", "model.width", "engine.clip_norm", "engine.max_hours", "engine.timeout",
+             "max_upload_mb", "max_megapixels")  # fmt: skip
 _SHARES = (
-    "score",
     "data.max_skipped",
     "optim.momentum",
     "optim.alpha",
@@ -91,10 +97,10 @@ def leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any
             yield f"{path}{key}", value
 
 
-def fill(schema: DictConfig, values: Mapping[str, Any], path: str = "") -> list[str]:
+def fill(schema: DictConfig, values: Mapping[str, Any], path: str = "") -> list[CodedLine]:
     """Put `values` into the structured config `schema`, key by key; return one line per key that does not fit."""
     kinds = get_type_hints(OmegaConf.get_type(schema))
-    faults = []
+    faults: list[CodedLine] = []
     for key, value in values.items():
         if key not in kinds:
             faults.append(unknown_key(f"{path}{key}", kinds))
@@ -104,24 +110,24 @@ def fill(schema: DictConfig, values: Mapping[str, Any], path: str = "") -> list[
             try:
                 schema[key] = value
             except OmegaConfBaseException:
-                faults.append(f"{path}{key}={shown(value)}: {_wanted(kinds[key])} is wanted")
+                faults.append(CodedLine(f"{path}{key}={shown(value)}: {_wanted(kinds[key])} is wanted", "value-unfit"))
     return faults
 
 
-def unknown_key(path: str, siblings: Collection[str]) -> str:
+def unknown_key(path: str, siblings: Collection[str]) -> CodedLine:
     """Say that `path` is no key, with the closest one: a sibling, or the same name elsewhere in a training config."""
     parent, _, name = path.rpartition(".")
     everywhere = [key for key, _ in leaves(OmegaConf.to_container(empty(TrainConfig)))]  # type: ignore[arg-type]
     elsewhere = {key.rpartition(".")[2]: key for key in reversed(everywhere)}
     if any(key == path or key.startswith(f"{path}.") for key in everywhere):
-        return f"{path}: this is a key of training, not of this tool"
+        return CodedLine(f"{path}: this is a key of training, not of this tool", "key-not-taken")
     if name in elsewhere:
-        return f"{path}: there is no such key (did you mean '{elsewhere[name]}'?)"
+        return CodedLine(f"{path}: there is no such key (did you mean '{elsewhere[name]}'?)", "key-unknown")
     close = get_close_matches(name, siblings, n=1)
     if not close:
-        return f"{path}: there is no such key"
+        return CodedLine(f"{path}: there is no such key", "key-unknown")
     full = f"{parent}.{close[0]}".lstrip(".")
-    return f"{path}: there is no such key (did you mean '{full}'?)"
+    return CodedLine(f"{path}: there is no such key (did you mean '{full}'?)", "key-unknown")
 
 
 def empty(schema: type) -> DictConfig:
@@ -139,19 +145,22 @@ def without_missing(values: Any) -> dict[str, Any]:
     return {key: value for key, value in parts.items() if value != "???" and (value != {} or values[key] == {})}
 
 
-def range_faults(cfg: Mapping[str, Any]) -> list[str]:
+def range_faults(cfg: Mapping[str, Any]) -> list[CodedLine]:
     """Return one line per value of a plain, rightly typed configuration that is out of its range."""
     values = {key: value for key, value in leaves(cfg) if value != "???"}
-    faults = []
+    faults: list[CodedLine] = []
     for key, known in _CHOICES.items():
         if key in values and values[key] not in known:
             words = [shown(choice) for choice in known]
             hint = did_you_mean(str(values[key]), words)
-            faults.append(f"{key}={shown(values[key])}: one of {listed(words)} is wanted{hint}")
+            faults.append(
+                CodedLine(f"{key}={shown(values[key])}: one of {listed(words)} is wanted{hint}", "choice-unknown")
+            )
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         *((key, lambda value, least=least: value >= least, f"{least} or more") for key, least in _AT_LEAST.items()),
         *((key, lambda value: 0 < value < float("inf"), "a number above 0") for key in _POSITIVE),
         *((key, lambda value: 0 <= value <= 1, "a share from 0 to 1") for key in _SHARES),
+        *((key, _is_share, "a share from 0 to 1") for key in values if key.partition(".")[0] == "score"),
         ("save", lambda names: bool(names) and set(names) <= set(_SAVED), f"any of {listed(_SAVED)}"),
         ("optim.layer_decay", lambda value: 0 < value <= 1, "a number above 0 and at most 1"),
         ("device", _is_device, "auto, cpu, mps, cuda or cuda:N"),
@@ -171,7 +180,7 @@ def range_faults(cfg: Mapping[str, Any]) -> list[str]:
     for key, fits, wanted in rules:
         value = values.get(key)
         if value is not None and not fits(value):
-            faults.append(f"{key}={shown(value)}: {wanted} is wanted")
+            faults.append(CodedLine(f"{key}={shown(value)}: {wanted} is wanted", "value-unfit"))
     return faults + _weights_faults(cfg.get("weights")) + _wiring_faults(values)
 
 
@@ -201,6 +210,10 @@ def _is_device(value: str) -> bool:
     return re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value) is not None
 
 
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def _is_count(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -210,31 +223,38 @@ def _is_image_size(value: Any) -> bool:
     return all(_is_count(side, 1) for side in sides)
 
 
-def _weights_faults(weights: Any) -> list[str]:
+def _weights_faults(weights: Any) -> list[CodedLine]:
     if weights is None or isinstance(weights, str):
         return []
     if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
-        return [
-            f"weights={shown(weights)}: none, auto, a name, a file, or {{path: FILE, mean: […], std: […]}} is wanted"
-        ]
+        told = f"weights={shown(weights)}: none, auto, a name, a file, or {{path: FILE, mean: […], std: […]}} is wanted"
+        return [CodedLine(told, "value-unfit")]
     known = ("path", "mean", "std")
-    return [f"weights.{key}: there is no such key{did_you_mean(key, known)}" for key in weights if key not in known]
+    return [
+        CodedLine(f"weights.{key}: there is no such key{did_you_mean(key, known)}", "key-unknown")
+        for key in weights
+        if key not in known
+    ]
 
 
-def _wiring_faults(values: Mapping[str, Any]) -> list[str]:
-    faults = []
+def _wiring_faults(values: Mapping[str, Any]) -> list[CodedLine]:
+    faults: list[CodedLine] = []
     name = values.get("optim.name")
     for argument, takers in _TAKEN_BY.items():
         if name is not None and name not in takers and values.get(f"optim.{argument}") is not None:
-            faults.append(f"optim.{argument}: {name} takes no {argument}; use optim={', optim='.join(takers)}")
+            told = f"optim.{argument}: {name} takes no {argument}; use optim={', optim='.join(takers)}"
+            faults.append(CodedLine(told, "key-not-taken"))
     if values.get("weights") in ("none", "auto"):
         for key, held in (("model.freeze", values.get("model.freeze") not in (None, "none")),
                           ("model.norm", values.get("model.norm") == "frozen")):  # fmt: skip
             if held:
-                faults.append(f"{key}={values[key]}: the weights are random; give weights=NAME, FILE or RUN, too")
+                told = f"{key}={values[key]}: the weights are random; give weights=NAME, FILE or RUN, too"
+                faults.append(CodedLine(told, "value-missing"))
     for key, epochs in values.items():
         if key.startswith("model.unfreeze.") and not 0 <= epochs < float("inf"):
-            faults.append(f"{key}={shown(epochs)}: a number of epochs, 0 or more, is wanted")
+            faults.append(CodedLine(f"{key}={shown(epochs)}: a number of epochs, 0 or more, is wanted", "value-unfit"))
     if values.get("schedule.name") == "cosine" and values.get("schedule.flat") is not None:
-        faults.append("schedule.flat: cosine falls from the start; use schedule=flat_cosine")
+        faults.append(
+            CodedLine("schedule.flat: cosine falls from the start; use schedule=flat_cosine", "key-not-taken")
+        )
     return faults

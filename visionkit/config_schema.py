@@ -177,6 +177,8 @@ class OptimConfig:
 class ScheduleConfig:
     """name: cosine or flat_cosine. warmup: share of all steps; warmup_steps wins over it when given. final: the last
     rate as a share of `optim.lr`. flat: share of all steps at the full rate before flat_cosine falls.
+    epochs, least_steps, most_steps: how long training lasts, in whole epochs: `epochs` of them, more where they make
+    fewer than least_steps, fewer where they make more than most_steps; `engine.epochs` wins over all three.
     """
 
     name: str
@@ -184,6 +186,9 @@ class ScheduleConfig:
     warmup_steps: int | None
     final: float
     flat: float | None
+    epochs: int
+    least_steps: int
+    most_steps: int
 
 
 @dataclass
@@ -201,13 +206,13 @@ class EmaConfig:
 class EngineConfig:
     """The training loop.
 
-    epochs, max_steps: the first limit reached ends the run; max_steps null: none.
+    epochs: null: as many as `schedule` says. max_steps: null: no limit; else the first limit reached ends the run.
     max_hours: after which the run saves and ends as it does on a signal, to be resumed; null: never.
     timeout: seconds after which a process or a loader that does not answer ends the run.
     save_steps: also save every so many steps; 0: each epoch only.
     accumulate: batches a step. clip_norm: largest norm of the gradient; null: unclipped.
     precision: auto, bf16, fp16 or fp32. channels_last: auto, true or false.
-    evaluate_every: epochs from one evaluation to the next. log_steps: steps from one logged line to the next.
+    evaluate_every: epochs from one evaluation to the next; null: a hundredth of them, at least one. log_steps: steps from one logged line to the next.
     find_lr: only look for a learning rate, and draw the curve (`visionkit.engine.rate_finder`).
     compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
@@ -219,7 +224,7 @@ class EngineConfig:
     train_slice: training images that each evaluation also scores, without augmentation; 0: none.
     """
 
-    epochs: int
+    epochs: int | None
     max_steps: int | None
     max_hours: float | None
     timeout: float
@@ -229,7 +234,7 @@ class EngineConfig:
     precision: str
     channels_last: bool | str
     ema: EmaConfig
-    evaluate_every: int
+    evaluate_every: int | None
     log_steps: int
     find_lr: bool
     compile: bool
@@ -353,7 +358,10 @@ class FeaturesConfig:
 @dataclass
 class PredictConfig:
     """source: a file, folder, pattern or video; out: folder for what is saved; save: any of drawings, predictions
-    (predictions.json) and features (features.npz); score: the least that is drawn; batch_size: images at a time.
+    (predictions.json, maps), csv, crops and features (features.npz); score: the least that is drawn, cut out and listed
+    in the table, for all classes or by class; classes, tile, overlap, tta, batch_size: see `Predictor.predict`;
+    on_error: skip files that cannot be read, stop at the first, or auto: stop where the source is one file. precision:
+    fp32, bf16 or fp16; compile: fuse the network first, which takes about a minute; see `visionkit.load`.
     """
 
     checkpoint: str
@@ -362,9 +370,56 @@ class PredictConfig:
     save: list[str]
     features: FeaturesConfig
     device: str
-    score: float
+    score: Any
+    classes: list[str] | None
+    tile: int | None
+    overlap: float
+    tta: bool
+    on_error: str
     batch_size: int
+    precision: str
+    compile: bool
     debug: DebugConfig
+
+
+@dataclass
+class TracebackConfig:
+    """traceback: show where an error came from."""
+
+    traceback: bool
+
+
+@dataclass
+class ExportConfig:
+    """out: the file, .onnx or .pt2; format: onnx or torch (torch.export); image_size: the canvas, one number or
+    [height, width], null: the checkpoint's own; precision: fp32 or fp16; check: compare the file with the checkpoint,
+    and write none that disagrees; images: a file, folder or pattern to compare on, null: the run's validation images.
+    """
+
+    checkpoint: str
+    out: str
+    format: str
+    image_size: Any
+    precision: str
+    check: bool
+    images: str | None
+    debug: TracebackConfig
+
+
+@dataclass
+class DemoConfig:
+    """port: of the page, 0 for any that is free; score: the least of an object, at first; tile: pixels, null: the
+    model's own canvas; max_upload_mb: megabytes of a file; max_megapixels: of an image.
+    """
+
+    checkpoint: str
+    port: int
+    device: str
+    score: float
+    tile: int | None
+    max_upload_mb: float
+    max_megapixels: float
+    debug: TracebackConfig
 
 
 @dataclass
@@ -448,6 +503,8 @@ SCHEMAS: Mapping[str, type] = {
     "benchmark loader": LoaderBenchmarkConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
+    "demo": DemoConfig,
     "check_data": CheckDataConfig,
     "inspect_model": InspectModelConfig,
     "inspect_model checkpoint=": InspectCheckpointConfig,
@@ -467,6 +524,7 @@ PATH_KEYS = (
     "page",
     "fix",
     "image",
+    "images",
     "train",
     "test",
 )

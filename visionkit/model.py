@@ -47,10 +47,14 @@ class LossWeights(nn.Module):
         for name in self.weights:
             head, _, loss = name.partition("/")
             if head not in heads:
-                raise ConfigError(f"model.loss_weights.{name}: no head of that name{did_you_mean(name, known)}")
+                raise ConfigError(
+                    f"model.loss_weights.{name}: no head of that name{did_you_mean(name, known)}", code="key-unknown"
+                )
             if loss and name not in known and hasattr(heads[head], "default_loss_weights"):
                 hint = did_you_mean(name, known)
-                raise ConfigError(f"model.loss_weights.{name}: head '{head}' has no such loss{hint}")
+                raise ConfigError(
+                    f"model.loss_weights.{name}: head '{head}' has no such loss{hint}", code="key-unknown"
+                )
         zeros = {name: nn.Parameter(torch.zeros(())) for name in heads} if learned else {}
         self.log_variances = nn.ParameterDict(zeros)
 
@@ -101,25 +105,34 @@ class VisionModel(nn.Module):
     ) -> None:
         super().__init__()
         if not heads:
-            raise ConfigError("VisionModel: no head; name at least one, such as heads=[detection]")
+            raise ConfigError(
+                "VisionModel: no head; name at least one, such as heads=[detection]", code="heads-missing"
+            )
         for name in (*heads, *merges):
             if re.fullmatch(r"[\w-]+", name) is None:
-                raise ConfigError(f"head '{printable(name)}': a name is made of letters, digits, _ and -; rename it")
+                raise ConfigError(
+                    f"head '{printable(name)}': a name is made of letters, digits, _ and -; rename it",
+                    code="name-unfit",
+                )
         given = [*cast(Backbone, backbone).out_specs, *(cast(Neck, neck).out_specs if neck is not None else ())]
         for name, head in heads.items():
             lacking = [level for level in cast(Head, head).levels if level not in given]
             if lacking:
-                raise ConfigError(f"head '{name}' reads {', '.join(lacking)}, but there are only {', '.join(given)}")
+                raise ConfigError(
+                    f"head '{name}' reads {', '.join(lacking)}, but there are only {', '.join(given)}",
+                    code="levels-unfit",
+                )
         for name, merge in merges.items():
             missing = [head for head in merge.reads if head not in heads]
             if missing or name in heads:
                 fault = f"reads the heads {', '.join(merge.reads)}" if missing else "is the name of a head"
-                raise ConfigError(f"merge '{name}' {fault}, and the model has {', '.join(heads)}")
+                raise ConfigError(f"merge '{name}' {fault}, and the model has {', '.join(heads)}", code="heads-missing")
         self.backbone, self.neck, self.heads = backbone, neck, nn.ModuleDict(heads)
         self.preprocess = preprocess
         self.loss_weights = LossWeights(heads, loss_weights, learned=learn_loss_weights)
         self.merges = dict(merges)
         self.memory_format = torch.contiguous_format
+        self.dtype = torch.float32
 
     def use_memory_format(self, memory_format: torch.memory_format) -> VisionModel:
         """Lay weights and images out in `memory_format` from now on; which one is faster depends on the device."""
@@ -139,7 +152,7 @@ class VisionModel(nn.Module):
 
     def features(self, images: Tensor) -> Features:
         """(B, C, H, W) images, not normalised -> every level that the backbone and the neck give."""
-        normalised = self.preprocess.normalise(images)
+        normalised = self.preprocess.normalise(images).to(self.dtype)
         levels = dict(self.backbone(normalised.contiguous(memory_format=self.memory_format)))
         if self.neck is not None:
             levels.update(self.neck(levels))
@@ -161,6 +174,15 @@ class VisionModel(nn.Module):
         if sizes is None:
             sizes = torch.tensor(images.shape[-2:], device=images.device).repeat(len(images), 1)
         return {name: head(features, sizes) for name, head in self.heads.items()}
+
+    @torch.inference_mode()
+    def decoded(self, images: Tensor, sizes: Tensor) -> dict[str, Decoded]:
+        """Forward and decode: each head's answers in network pixels, for who merges tiles or views before finishing.
+
+        images, sizes: see `predict`.
+        """
+        raw = self.outputs(images, sizes)
+        return {name: head.decode(raw[name], sizes) for name, head in self.named_heads()}
 
     @torch.inference_mode()
     def predict(self, images: Tensor, sizes: Tensor, geometries: Sequence[Geometry]) -> list[dict[str, Prediction]]:

@@ -214,6 +214,13 @@ CASES = {
         hurtful=_hurtful_objects,
         garbage=_garbage_objects,
     ),
+    "DenseDetection, with a second tower": Case(
+        make=partial(DenseDetection, one_to_one=True, nms=False),
+        targets=_objects,
+        empty=_no_objects,
+        hurtful=_hurtful_objects,
+        garbage=_garbage_objects,
+    ),
     "LinearClassification": Case(
         make=lambda specs, **options: LinearClassification(specs, dropout=0.0, **options),
         targets=_one_class,

@@ -41,6 +41,7 @@ def small_head(logits=None, distances=None, classes=2, stride=8, **options):
         "strides": torch.full((4, 1), float(stride)),
     }
     head.forward = lambda features, sizes: raw
+    head.learned = lambda features: raw
     return head, raw
 
 

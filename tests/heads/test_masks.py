@@ -263,10 +263,10 @@ def test_only_cells_that_hold_image_leave_the_device(monkeypatch):
     }
     sent = {}
     monkeypatch.setattr(
-        "visionkit.heads.masks.start_host_arrays", lambda tensors: sent.update(tensors) or start_host_arrays(tensors)
+        "visionkit.finishing.start_host_arrays", lambda tensors: sent.update(tensors) or start_host_arrays(tensors)
     )
     found = head.finish(decoded, [Geometry((9, 17), (9, 17), (1.0, 1.0)), Geometry((15, 8), (15, 8), (1.0, 1.0))])
-    assert {name: tuple(value.shape) for name, value in sent.items()} == {
+    assert {name: tuple(sent[name].shape) for name in ("coefficients", "prototypes")} == {
         "coefficients": (2, 3, 2),
         "prototypes": (2, 2, 4, 5),
     }

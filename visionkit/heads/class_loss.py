@@ -40,14 +40,18 @@ class ClassLoss:
 
     def __init__(self, name: str, *, multi_label: bool, label_smoothing: float, gamma: float) -> None:
         if name not in LOSSES:
-            raise ConfigError(f"loss={name}: one of {', '.join(LOSSES)} is wanted{did_you_mean(name, LOSSES)}")
+            raise ConfigError(
+                f"loss={name}: one of {', '.join(LOSSES)} is wanted{did_you_mean(name, LOSSES)}", code="choice-unknown"
+            )
         if name == "cross_entropy" and multi_label:
             said = "it takes one class an image, and multi_label=true gives it several"
-            raise ConfigError(f"loss=cross_entropy: {said}; use loss=binary_cross_entropy or loss=focal")
+            raise ConfigError(
+                f"loss=cross_entropy: {said}; use loss=binary_cross_entropy or loss=focal", code="keys-contradict"
+            )
         if not 0 <= label_smoothing <= 1:
-            raise ConfigError(f"label_smoothing={label_smoothing} must be from 0 to 1")
+            raise ConfigError(f"label_smoothing={label_smoothing} must be from 0 to 1", code="value-unfit")
         if not (gamma == 0 or 1 <= gamma < float("inf")):  # a power between has no finite slope at 0
-            raise ConfigError(f"focal_gamma={gamma} must be 0, or 1 or more")
+            raise ConfigError(f"focal_gamma={gamma} must be 0, or 1 or more", code="value-unfit")
         usual = "binary_cross_entropy" if multi_label else "cross_entropy"
         self.name = usual if name == "auto" else name
         self.is_binary = multi_label or self.name == "binary_cross_entropy"

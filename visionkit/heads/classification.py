@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from visionkit.blocks import ConvNorm
 from visionkit.errors import ConfigError
+from visionkit.finishing import Finishing, start_classifications
 from visionkit.heads.class_loss import ClassLoss
 from visionkit.ops.pooling import masked_mean, valid_cells
-from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Classification
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -33,6 +33,7 @@ class LinearClassification(nn.Module):
     """
 
     needs = frozenset({"class_scores"})
+    finishing = Finishing("classification")
 
     def __init__(
         self,
@@ -50,13 +51,16 @@ class LinearClassification(nn.Module):
         super().__init__()
         if len(levels) != 1 or levels[0] not in in_specs:
             said = f"reads one level, not {list(levels)}; there are {', '.join(in_specs)}"
-            raise ConfigError(f"LinearClassification {said}")
+            raise ConfigError(f"LinearClassification {said}", code="levels-unfit")
         if not classes:
-            raise ConfigError("LinearClassification: the class list is empty; name classes, or use data that has some")
+            raise ConfigError(
+                "LinearClassification: the class list is empty; name classes, or use data that has some",
+                code="classes-missing",
+            )
         if not 0 <= dropout <= 1:
-            raise ConfigError(f"LinearClassification: dropout={dropout} must be from 0 to 1")
+            raise ConfigError(f"LinearClassification: dropout={dropout} must be from 0 to 1", code="value-unfit")
         if channels is not None and channels < 1:
-            raise ConfigError(f"LinearClassification: channels={channels} must be at least 1")
+            raise ConfigError(f"LinearClassification: channels={channels} must be at least 1", code="value-unfit")
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.stride = in_specs[levels[0]].stride
         self.multi_label = multi_label
@@ -90,5 +94,4 @@ class LinearClassification(nn.Module):
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Classification]]:
         """See `Head`."""
-        arrived = start_host_arrays({"scores": decoded["scores"]})
-        return lambda: [Classification(scores) for scores in arrived()["scores"][: len(geometries)]]
+        return start_classifications(decoded, geometries)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError
-from visionkit.heads.per_pixel import PixelLoss, check_arguments, start_semantic_maps
+from visionkit.finishing import Finishing, start_semantic_maps
+from visionkit.heads.per_pixel import PixelLoss, check_arguments
 from visionkit.predictions import SemanticMap
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -55,7 +56,9 @@ class DeepLabV3Plus(nn.Module):
         wanted = ["what is fine", "what is coarse"]
         check_arguments(name, in_specs, classes=classes, levels=levels, wanted=wanted, dropout=dropout)
         if channels < 1 or (rates is not None and min(rates, default=0) < 1):
-            raise ConfigError(f"{name}: channels={channels}, rates={rates}: numbers of at least 1 are wanted")
+            raise ConfigError(
+                f"{name}: channels={channels}, rates={rates}: numbers of at least 1 are wanted", code="value-unfit"
+            )
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.fine, self.coarse = levels
         self.stride = in_specs[self.fine].stride
@@ -101,6 +104,11 @@ class DeepLabV3Plus(nn.Module):
         """One SemanticMap an image, resampled once."""
         return self.start_finish(decoded, geometries)()
 
+    @property
+    def finishing(self) -> Finishing:
+        """See `Head`."""
+        return Finishing("semantic", stride=self.stride, keep_scores=self.keep_scores)
+
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[SemanticMap]]:
         """See `Head`."""
         return start_semantic_maps(decoded["logits"], geometries, self.stride, keep_scores=self.keep_scores)
@@ -135,7 +143,7 @@ class _WholeMap(nn.Sequential):
         pool, conv, norm, activation = self
         assert isinstance(norm, nn.BatchNorm2d)
         y: Tensor = conv(pool(x))
-        if len(y) == 1:
+        if self.training and len(y) == 1:
             # A single value a channel has no variance; the running statistics stand in.
             y = F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         else:

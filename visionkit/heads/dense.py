@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from visionkit.assigners import Assignment, Grid, TaskAligned, covered_cells
 from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
+from visionkit.finishing import Finishing, start_detections
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.losses import distribution_focal, quality_focal
-from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Detections
-from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets, boxes_to_original
+from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
 
 class DenseDetection(nn.Module):
@@ -26,6 +26,10 @@ class DenseDetection(nn.Module):
     The towers share their convolutions over the levels while each level has BatchNorms of its own, since the levels'
     statistics differ (RTMDet, Lyu et al. 2022). Distances to the four edges are expectations over `bins` (generalised
     focal loss, Li et al. 2020), in strides.
+
+    Several cells learn to find each object, and non-maximum suppression keeps one. Beside them a second tower learns,
+    on features that it leaves alone, which single cell is to speak for the object: by its scores nothing needs to be
+    suppressed (dual assignment, after YOLOv10, Wang et al. 2024; the boxes are the same).
 
     Args:
         in_specs: the specs of at least `levels`, which must have the same number of channels.
@@ -37,6 +41,8 @@ class DenseDetection(nn.Module):
         bins: of a distance; the farthest edge that a cell can tell is bins − 1 strides away.
         gamma: focusing of the quality focal loss; 0 is binary cross-entropy.
         assigner: which cell answers for which object.
+        one_to_one: train the second tower.
+        nms: choose by non-maximum suppression; else by the second tower's scores, without any.
         candidates: most scores of an image that enter non-maximum suppression.
         score_threshold: scores under it are no detections.
         iou_threshold: of non-maximum suppression.
@@ -47,6 +53,7 @@ class DenseDetection(nn.Module):
     """
 
     needs = frozenset({"boxes"})
+    finishing = Finishing("detections")
     default_loss_weights: Mapping[str, float] = MappingProxyType(
         {"classification": 1.0, "box": 2.0, "distribution": 0.5}
     )
@@ -64,6 +71,8 @@ class DenseDetection(nn.Module):
         bins: int = 16,
         gamma: float = 1.0,
         assigner: TaskAligned | None = None,
+        one_to_one: bool = False,
+        nms: bool = True,
         candidates: int = 1000,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.7,
@@ -72,66 +81,80 @@ class DenseDetection(nn.Module):
         super().__init__()
         missing = [level for level in levels if level not in in_specs]
         if missing:
-            raise ConfigError(f"DenseDetection reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}")
+            raise ConfigError(
+                f"DenseDetection reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}",
+                code="levels-unfit",
+            )
         if not classes:
-            raise ConfigError("DenseDetection: the class list is empty; name the classes, or use data that has some")
+            raise ConfigError(
+                "DenseDetection: the class list is empty; name the classes, or use data that has some",
+                code="classes-missing",
+            )
         for argument, value, least in (
             ("depth", depth, 1), ("bins", bins, 2), ("gamma", gamma, 0),
             ("candidates", candidates, 1), ("most", most, 1),
         ):  # fmt: skip
             if value < least:
-                raise ConfigError(f"DenseDetection: {argument}={value} must be at least {least}")
+                raise ConfigError(f"DenseDetection: {argument}={value} must be at least {least}", code="value-unfit")
         for argument, share in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
             if not 0 <= share <= 1:
-                raise ConfigError(f"DenseDetection: {argument}={share} must be from 0 to 1")
+                raise ConfigError(f"DenseDetection: {argument}={share} must be from 0 to 1", code="value-unfit")
+        if not (nms or one_to_one):
+            raise ConfigError(
+                "DenseDetection: nms=false chooses by scores that only one_to_one=true learns", code="keys-contradict"
+            )
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.strides = tuple(in_specs[level].stride for level in levels)
         self.bins, self.gamma = bins, gamma
         self.candidates, self.most = candidates, most
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.assigner = assigner or TaskAligned()
+        self.single_assigner = TaskAligned(top=1)
+        self.nms = nms
         in_channels = {in_specs[level].channels for level in levels}
         if len(in_channels) != 1:
             said = f"{', '.join(levels)} have {sorted(in_channels)} channels; use a neck that makes them alike"
-            raise ConfigError(f"DenseDetection shares its towers over its levels, but {said}")
+            raise ConfigError(f"DenseDetection shares its towers over its levels, but {said}", code="levels-unfit")
         (entry,) = in_channels
         inner = entry if channels is None else rounded(channels * width)
         self.score_tower = SharedTower(entry, inner, depth, len(levels))
         self.box_tower = SharedTower(entry, inner, depth, len(levels))
         self.score = nn.Conv2d(inner, len(classes), 1)
         self.distance = nn.Conv2d(inner, 4 * bins, 1)
+        if one_to_one:
+            self.default_loss_weights = {**self.default_loss_weights, "one_to_one": 1.0}
+        self.single_tower = SharedTower(entry, inner, depth, len(levels)) if one_to_one else None
+        self.single_score = nn.Conv2d(inner, len(classes), 1) if one_to_one else None
         self._initialise()
         self.register_buffer("bin_values", torch.arange(bins, dtype=torch.float32), persistent=False)
 
     def forward(self, features: Features, sizes: Tensor) -> dict[str, Tensor]:
         """logits (B, A, C), distances (B, A, 4 * bins), points (A, 2), strides (A, 1) over all levels' A cells.
 
-        C: classes; points: (x, y) canvas pixels of the cells' centres; strides: pixels.
+        C: classes; points: (x, y) canvas pixels of the cells' centres; strides: pixels. The logits are those by which
+        `decode` chooses: with `nms` the first tower's, else the second's.
         """
-        logits, distances, points, strides = [], [], [], []
-        for index, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
-            x = features[level]
-            logits.append(self.score(self.score_tower(x, index)).flatten(2))
-            distances.append(self.distance(self.box_tower(x, index)).flatten(2))
-            height, width = x.shape[-2:]
-            y = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
-            column = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
-            points.append(torch.stack(torch.meshgrid(column, y, indexing="xy"), -1).flatten(0, 1))
-            strides.append(torch.full((height * width, 1), float(stride), device=x.device))
-        return {
-            "logits": torch.cat(logits, 2).transpose(1, 2),
-            "distances": torch.cat(distances, 2).transpose(1, 2),
-            "points": torch.cat(points),
-            "strides": torch.cat(strides),
-        }
+        logits = self._logits(features) if self.nms else self._single_logits(features)
+        return {"logits": logits, **self._edges(features)}
+
+    def learned(self, features: Features) -> dict[str, Tensor]:
+        """What `raw_losses` reads: as `forward`, the first tower's logits, and single_logits (B, A, C) of the second.
+
+        The second tower's gradients end at the features.
+        """
+        raw = {"logits": self._logits(features), **self._edges(features)}
+        if self.single_tower is None:
+            return raw
+        return {**raw, "single_logits": self._single_logits({name: features[name].detach() for name in self.levels})}
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
-        """classification, box (1 − complete IoU) and distribution, each summed and divided by the number of objects.
+        """classification, box (1 − complete IoU), distribution and one_to_one, each summed and divided by the number of
+        objects; one_to_one, the classification of the second tower, is there if that is.
 
         Within an image the cells' box losses are weighted by their quality, the weights adding up to its number of
         objects; so each object counts alike, and images do not weigh on each other.
         """
-        return self.raw_losses(self.forward(features, targets.sizes), self.grids(features), targets)[0]
+        return self.raw_losses(self.learned(features), self.grids(features), targets)[0]
 
     def grids(self, features: Features) -> list[Grid]:
         """The cells of each level, as they follow each other in the raw tensors."""
@@ -143,63 +166,50 @@ class DenseDetection(nn.Module):
     def raw_losses(
         self, raw: Mapping[str, Tensor], grids: Sequence[Grid], targets: Targets
     ) -> tuple[dict[str, Tensor], Assignment]:
-        """The losses of what `forward` gave, and which cell answers for which object."""
+        """The losses of what `learned` gave, and which cell answers for which object (that of the first tower)."""
         assert targets.boxes is not None and targets.labels is not None
-        assert targets.crowd is not None and targets.ignore is not None
-        logits, points, strides = raw["logits"].float(), raw["points"], raw["strides"]
+        points, strides = raw["points"], raw["strides"]
         distances = self._by_edge(raw["distances"])
         predicted = self._boxes(distances, points, strides)
-        known = targets.known["boxes"]
-        positive = targets.positive_rows() & known[:, None]
-        assignment = self.assigner(grids, logits.detach(), predicted.detach(), targets.boxes, targets.labels, positive)
+        positive = targets.positive_rows() & targets.known["boxes"][:, None]
+        total = targets.total("boxes")
+
+        found = (predicted.detach(), targets.boxes, targets.labels, positive)
+        assignment = self.assigner(grids, raw["logits"].detach(), *found)
+        losses = {"classification": self._score_loss(raw["logits"], assignment, grids, targets) / total}
+        if "single_logits" in raw:
+            single = self.single_assigner(grids, raw["single_logits"].detach(), *found)
+            losses["one_to_one"] = self._score_loss(raw["single_logits"], single, grids, targets) / total
+
         row, quality = assignment
         assigned = row >= 0
-        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
-        counted = known[:, None] & (assigned | ~unlabelled)
-
-        total = targets.total("boxes")
-        safe = row.clamp(min=0)
-        wanted = torch.zeros_like(logits)
-        if targets.boxes.shape[1]:
-            label = targets.labels.clamp(min=0).gather(1, safe)
-            wanted.scatter_(2, label[..., None], quality[..., None])
-            goal = targets.boxes.gather(1, safe[..., None].expand(-1, -1, 4))
-        else:
-            goal = torch.zeros_like(predicted)
-        score_loss = quality_focal(logits, wanted, self.gamma)
-        if targets.known_classes is not None:
-            score_loss = torch.where(targets.known_classes[:, None], score_loss, 0.0)
-        score_loss = torch.where(counted[..., None], score_loss, 0.0).sum() / total
-
         objects = positive.sum(1, keepdim=True)
         weight = quality / quality.sum(1, keepdim=True).clamp(min=1e-6) * objects
-        goal = torch.where(assigned[..., None], goal, predicted.detach())
+        goal = predicted.detach()
+        if targets.boxes.shape[1]:
+            own = targets.boxes.gather(1, row.clamp(min=0)[..., None].expand(-1, -1, 4))
+            goal = torch.where(assigned[..., None], own, goal)
         box_loss = torch.where(assigned, 1 - box_ops.complete_iou(predicted, goal), 0.0)
         bins_wanted = box_ops.boxes_to_distances(points, goal) / strides
         bin_loss = torch.where(assigned, distribution_focal(distances, bins_wanted).mean(-1), 0.0)
-        losses = {
-            "classification": score_loss,
-            "box": (box_loss * weight).sum() / total,
-            "distribution": (bin_loss * weight).sum() / total,
-        }
+        losses |= {"box": (box_loss * weight).sum() / total, "distribution": (bin_loss * weight).sum() / total}
         return losses, assignment
 
     def decode(self, raw: Mapping[str, Tensor], sizes: Tensor) -> Decoded:
-        """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): after suppression.
+        """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): the chosen ones.
 
         cells (B, K) int64: the cell of `raw` that each is from.
         """
-        scores = raw["logits"].float().sigmoid()
         points, strides = raw["points"], raw["strides"]
-        on_image = (points[None] < sizes[:, None].flip(-1)).all(-1)
-        scores = torch.where(on_image[..., None], scores, 0.0)
-        best, place = scores.flatten(1).topk(min(self.candidates, scores[0].numel()), dim=1)
-        cell, labels = place // len(self.classes), place % len(self.classes)
+        wanted = self.candidates if self.nms else self.most
+        best, cell, labels = self._best(raw["logits"], points, sizes, wanted)
         distances = raw["distances"].gather(1, cell[..., None].expand(-1, -1, 4 * self.bins))
         boxes = self._boxes(self._by_edge(distances), points[cell], strides[cell])
         limit = sizes.flip(-1).to(boxes)[:, None].repeat(1, 1, 2)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         candidates = best > self.score_threshold
+        if not self.nms:
+            return {"boxes": boxes, "scores": best, "labels": labels, "cells": cell, "valid": candidates}
         keep = box_ops.non_maximum_suppression(boxes, labels, candidates, self.iou_threshold, self.most)
         # The kept ones come first, in their order; where nothing is left the first candidate is repeated.
         kept = keep.byte().sort(dim=1, descending=True, stable=True).indices[:, : self.most]
@@ -219,23 +229,77 @@ class DenseDetection(nn.Module):
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Detections]]:
         """See `Head`."""
-        arrived = start_host_arrays({name: decoded[name] for name in ("boxes", "scores", "labels", "valid")})
-
-        def detections() -> list[Detections]:
-            arrays = arrived()
-            boxes = boxes_to_original(arrays["boxes"].astype("float64"), geometries).astype("float32")
-            rows = zip(boxes, arrays["scores"], arrays["labels"], arrays["valid"], strict=True)
-            return [Detections(box[valid], score[valid], label[valid]) for box, score, label, valid in rows]
-
-        return detections
+        return start_detections(decoded, geometries)
 
     def _initialise(self) -> None:
-        nn.init.normal_(self.score.weight, std=0.01)
-        assert self.score.bias is not None and self.distance.bias is not None
-        nn.init.constant_(self.score.bias, -math.log(99.0))  # a prior of 0.01: most cells are background
+        assert self.distance.bias is not None
+        for score in (self.score, self.single_score):
+            if score is not None:
+                nn.init.normal_(score.weight, std=0.01)
+                assert score.bias is not None
+                nn.init.constant_(score.bias, -math.log(99.0))  # a prior of 0.01: most cells are background
         nn.init.normal_(self.distance.weight, std=0.01)
         # Distances start near three strides, so that the first assignments overlap their objects.
         self.distance.bias.data = -torch.linspace(0, self.bins / 4, self.bins).repeat(4)
+
+    def _logits(self, features: Features) -> Tensor:
+        parts = [self.score(self.score_tower(features[level], i)).flatten(2) for i, level in enumerate(self.levels)]
+        return torch.cat(parts, 2).transpose(1, 2)
+
+    def _single_logits(self, features: Features) -> Tensor:
+        tower, score = self.single_tower, self.single_score
+        assert tower is not None and score is not None
+        parts = [score(tower(features[level], i)).flatten(2) for i, level in enumerate(self.levels)]
+        return torch.cat(parts, 2).transpose(1, 2)
+
+    def _edges(self, features: Features) -> dict[str, Tensor]:
+        """distances, points and strides, see `forward`."""
+        distances, points, strides = [], [], []
+        for index, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
+            x = features[level]
+            distances.append(self.distance(self.box_tower(x, index)).flatten(2))
+            height, width = x.shape[-2:]
+            y = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
+            column = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
+            points.append(torch.stack(torch.meshgrid(column, y, indexing="xy"), -1).flatten(0, 1))
+            strides.append(torch.full((height * width, 1), float(stride), device=x.device))
+        return {
+            "distances": torch.cat(distances, 2).transpose(1, 2),
+            "points": torch.cat(points),
+            "strides": torch.cat(strides),
+        }
+
+    def _score_loss(self, logits: Tensor, assignment: Assignment, grids: Sequence[Grid], targets: Targets) -> Tensor:
+        """The sum over cells and classes: an assigned cell's class should score its quality, all else 0."""
+        assert targets.boxes is not None and targets.labels is not None
+        assert targets.crowd is not None and targets.ignore is not None
+        row, quality = assignment
+        wanted = torch.zeros_like(logits, dtype=torch.float32)
+        if targets.boxes.shape[1]:
+            label = targets.labels.clamp(min=0).gather(1, row.clamp(min=0))
+            wanted.scatter_(2, label[..., None], quality[..., None])
+        loss = quality_focal(logits.float(), wanted, self.gamma)
+        if targets.known_classes is not None:
+            loss = torch.where(targets.known_classes[:, None], loss, 0.0)
+        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
+        counted = targets.known["boxes"][:, None] & ((row >= 0) | ~unlabelled)
+        return torch.where(counted[..., None], loss, 0.0).sum()
+
+    def _best(self, logits: Tensor, points: Tensor, sizes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The `count` best scores of each image, falling, their cells and their classes, (B, K) each.
+
+        They are all within the `count` cells whose best class scores highest, so the others need no look.
+        """
+        cells, classes = logits.shape[1:]
+        on_image = (points[None] < sizes[:, None].flip(-1)).all(-1)
+        of_cells = torch.where(on_image, logits.amax(-1), -torch.inf)
+        highest, cell = of_cells.topk(min(count, cells), dim=1)
+        if classes == 1:
+            return highest.float().sigmoid(), cell, torch.zeros_like(cell)
+        chosen = logits.gather(1, cell[..., None].expand(-1, -1, classes))
+        chosen = torch.where(torch.isinf(highest)[..., None], highest[..., None], chosen)
+        best, place = chosen.flatten(1).topk(min(count, chosen[0].numel()), dim=1)
+        return best.float().sigmoid(), cell.gather(1, place // classes), place % classes
 
     def _by_edge(self, distances: Tensor) -> Tensor:
         """(…, 4 * bins) -> (…, 4, bins) float32."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from visionkit.heads.per_pixel import PixelLoss, check_arguments, fully_convolutional, start_semantic_maps
+from visionkit.finishing import Finishing, start_semantic_maps
+from visionkit.heads.per_pixel import PixelLoss, check_arguments, fully_convolutional
 from visionkit.predictions import SemanticMap
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -77,6 +78,11 @@ class FCN(nn.Module):
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""
         return self.start_finish(decoded, geometries)()
+
+    @property
+    def finishing(self) -> Finishing:
+        """See `Head`."""
+        return Finishing("semantic", stride=self.stride, keep_scores=self.keep_scores)
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[SemanticMap]]:
         """See `Head`."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from visionkit.blocks import ConvNorm
 from visionkit.errors import ConfigError
+from visionkit.finishing import Finishing, start_localizations
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.pooling import attention, cell_centres, masked_mean, valid_cells
-from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Localization
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -41,6 +41,7 @@ class ObjectLocalization(nn.Module):
     """
 
     needs = frozenset({"class_scores", "box"})
+    finishing = Finishing("localization")
     default_loss_weights: Mapping[str, float] = MappingProxyType({"cross_entropy": 1.0, "giou": 1.0, "l1": 1.0})
 
     def __init__(
@@ -57,16 +58,24 @@ class ObjectLocalization(nn.Module):
     ) -> None:
         super().__init__()
         if not levels or any(level not in in_specs for level in levels):
-            raise ConfigError(f"ObjectLocalization reads {', '.join(levels)}, but there are only {', '.join(in_specs)}")
+            raise ConfigError(
+                f"ObjectLocalization reads {', '.join(levels)}, but there are only {', '.join(in_specs)}",
+                code="levels-unfit",
+            )
         if not classes:
-            raise ConfigError("ObjectLocalization: the class list is empty; name classes, or use data that has some")
+            raise ConfigError(
+                "ObjectLocalization: the class list is empty; name classes, or use data that has some",
+                code="classes-missing",
+            )
         for argument, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
             if not 0 <= share <= 1:
-                raise ConfigError(f"ObjectLocalization: {argument}={share} must be from 0 to 1")
+                raise ConfigError(f"ObjectLocalization: {argument}={share} must be from 0 to 1", code="value-unfit")
         inner = in_specs[levels[-1]].channels if channels is None else channels
         for argument, value, least in (("depth", depth, 0), ("channels", inner, 1)):
             if value < least:
-                raise ConfigError(f"ObjectLocalization: {argument}={value} must be at least {least}")
+                raise ConfigError(
+                    f"ObjectLocalization: {argument}={value} must be at least {least}", code="value-unfit"
+                )
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.stride = in_specs[levels[0]].stride
         self.label_smoothing = label_smoothing
@@ -96,7 +105,7 @@ class ObjectLocalization(nn.Module):
         down = cell_centres(height, self.stride, x)[:, None].expand(height, width)
         centres = torch.stack([across, down, across, down]).repeat(self.boxes, 1, 1)
         edges = centres + self.offset(x).float() * self.stride
-        boxes = (edges * attention(self.edge_attention(x), valid)).sum((-2, -1)).view(len(x), self.boxes, 4)
+        boxes = (edges * attention(self.edge_attention(x), valid)).sum((-2, -1)).view(x.shape[0], self.boxes, 4)
         return {"logits": logits, "boxes": boxes}
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
@@ -147,16 +156,7 @@ class ObjectLocalization(nn.Module):
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Localization]]:
         """See `Head`."""
-        arrived = start_host_arrays({"scores": decoded["scores"], "boxes": decoded["boxes"].double()})
-
-        def localizations() -> list[Localization]:
-            arrays = arrived()
-            return [
-                Localization(arrays["scores"][i], geometry.to_original(arrays["boxes"][i]).astype("float32"))
-                for i, geometry in enumerate(geometries)
-            ]
-
-        return localizations
+        return start_localizations(decoded, geometries)
 
     def _merged(self, features: Features) -> Tensor:
         """(B, channels, h, w) with the cells of the finest level."""

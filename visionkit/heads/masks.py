@@ -13,14 +13,11 @@ from torch import Tensor, nn
 from visionkit.assigners import Assignment, TaskAligned
 from visionkit.blocks import ConvNorm, rounded
 from visionkit.errors import ConfigError
+from visionkit.finishing import Finishing, start_instances
 from visionkit.heads.dense import DenseDetection, SharedTower
 from visionkit.ops import masks as mask_ops
-from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Instances
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
-
-_LARGEST = 6e4
-"""Of prototypes in float16; beyond is infinity, and what infinities add up to is no number."""
 
 
 class DenseInstance(nn.Module):
@@ -36,7 +33,8 @@ class DenseInstance(nn.Module):
         levels: those of the detector, finest first, and last the map that the prototypes are made from.
         prototypes: how many maps are mixed.
         samples: most cells of an image whose masks are trained.
-        depth, channels, width, bins, gamma, assigner, candidates, score_threshold, iou_threshold: see `DenseDetection`.
+        depth, channels, width, bins, gamma, assigner, one_to_one, nms, candidates, score_threshold, iou_threshold: see
+            `DenseDetection`.
         most: objects kept in an image; COCO counts no more than 100 of a class.
 
     Raises:
@@ -62,6 +60,8 @@ class DenseInstance(nn.Module):
         bins: int = 16,
         gamma: float = 1.0,
         assigner: TaskAligned | None = None,
+        one_to_one: bool = False,
+        nms: bool = True,
         candidates: int = 1000,
         score_threshold: float = 0.001,
         iou_threshold: float = 0.7,
@@ -70,16 +70,23 @@ class DenseInstance(nn.Module):
         super().__init__()
         missing = [level for level in levels if level not in in_specs]
         if missing:
-            raise ConfigError(f"DenseInstance reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}")
+            raise ConfigError(
+                f"DenseInstance reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}",
+                code="levels-unfit",
+            )
         if not classes:
-            raise ConfigError("DenseInstance: the class list is empty; name the classes, or use data that has some")
+            raise ConfigError(
+                "DenseInstance: the class list is empty; name the classes, or use data that has some",
+                code="classes-missing",
+            )
         if len(levels) < 2:
             raise ConfigError(
-                f"DenseInstance: levels={list(levels)}: name those of the boxes, and last that of the masks"
+                f"DenseInstance: levels={list(levels)}: name those of the boxes, and last that of the masks",
+                code="levels-unfit",
             )
         for argument, value in (("prototypes", prototypes), ("samples", samples)):
             if value < 1:
-                raise ConfigError(f"DenseInstance: {argument}={value} must be at least 1")
+                raise ConfigError(f"DenseInstance: {argument}={value} must be at least 1", code="value-unfit")
         *box_levels, map_level = levels
         self.detection = DenseDetection(
             in_specs,
@@ -91,11 +98,15 @@ class DenseInstance(nn.Module):
             bins=bins,
             gamma=gamma,
             assigner=assigner,
+            one_to_one=one_to_one,
+            nms=nms,
             candidates=candidates,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             most=most,
         )
+        if one_to_one:
+            self.default_loss_weights = {**self.default_loss_weights, "one_to_one": 1.0}
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.samples = samples
         self.stride = in_specs[map_level].stride
@@ -135,7 +146,7 @@ class DenseInstance(nn.Module):
         branch = self.prototype_branch(features[self.levels[-1]])
         size = (branch.shape[-2], branch.shape[-1])
         self._check_canvas(size, targets.masks)
-        raw = self.detection(features, targets.sizes)
+        raw = self.detection.learned(features)
         losses, assignment = self.detection.raw_losses(raw, self.detection.grids(features), targets)
         shares = mask_ops.covered_shares(targets.masks, size, self.stride)
         learned = targets.positive_rows() & targets.known["masks"][:, None] & (targets.mask_row >= 0)
@@ -160,31 +171,14 @@ class DenseInstance(nn.Module):
         """Instances in original pixels, best first; those of a batch share the memory of their prototypes."""
         return self.start_finish(decoded, geometries)()
 
+    @property
+    def finishing(self) -> Finishing:
+        """See `Head`."""
+        return Finishing("instances", stride=self.stride)
+
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Instances]]:
         """See `Head`."""
-        cells = [tuple(math.ceil(side / self.stride) for side in geometry.size) for geometry in geometries]
-        height, width = (max(sides, default=0) for sides in zip(*cells, strict=True))
-        prototypes = decoded["prototypes"][:, :, :height, :width].clamp(-_LARGEST, _LARGEST).half()
-        detections = self.detection.start_finish(decoded, geometries)
-        arrived = start_host_arrays({"coefficients": decoded["coefficients"], "prototypes": prototypes})
-
-        def instances() -> list[Instances]:
-            every = detections()  # made while the prototypes are on their way
-            arrays = arrived()
-            return [
-                Instances(
-                    boxes=found.boxes,
-                    scores=found.scores,
-                    labels=found.labels,
-                    coefficients=arrays["coefficients"][i, : len(found)],
-                    prototypes=arrays["prototypes"][i, :, : cells[i][0], : cells[i][1]],
-                    geometry=geometries[i],
-                    stride=self.stride,
-                )
-                for i, found in enumerate(every)
-            ]
-
-        return instances
+        return start_instances(decoded, geometries, self.stride)
 
     def _mask_loss(
         self,
@@ -243,7 +237,10 @@ class DenseInstance(nn.Module):
     def _check_canvas(self, size: tuple[int, int], masks: Tensor) -> None:
         pixels = size[0] * size[1] * self.stride**2
         if masks.shape[1] != -(-pixels // 8):
-            raise ConfigError(f"DenseInstance: image_size must be a multiple of {self.stride}, the stride of its masks")
+            raise ConfigError(
+                f"DenseInstance: image_size must be a multiple of {self.stride}, the stride of its masks",
+                code="value-unfit",
+            )
 
     def _initialise(self) -> None:
         assert self.semantic.bias is not None

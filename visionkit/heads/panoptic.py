@@ -53,14 +53,16 @@ class PanopticMerge:
             said = f"PanopticMerge: {key}={name}: "
             if name not in heads:
                 there = listed([*heads])
-                raise ConfigError(f"{said}no head of that name{did_you_mean(name, heads)}; there are {there}")
+                raise ConfigError(
+                    f"{said}no head of that name{did_you_mean(name, heads)}; there are {there}", code="heads-missing"
+                )
             if field not in heads[name].needs:
-                raise ConfigError(f"{said}this head predicts no {field}; name one that does")
+                raise ConfigError(f"{said}this head predicts no {field}; name one that does", code="heads-missing")
         for argument, share in (
             ("score_threshold", score_threshold), ("overlap", overlap), ("stuff_area", stuff_area),
         ):  # fmt: skip
             if not 0 <= share <= 1:
-                raise ConfigError(f"PanopticMerge: {argument}={share} must be from 0 to 1")
+                raise ConfigError(f"PanopticMerge: {argument}={share} must be from 0 to 1", code="value-unfit")
         self.reads = (semantic, instance)
         self.things = tuple(heads[instance].classes)
         self.classes = tuple(dict.fromkeys([*heads[semantic].classes, *self.things]))

@@ -1,19 +1,17 @@
-"""What the heads that classify every pixel share: the checks of their arguments, their losses, and their maps."""
+"""What the heads that classify every pixel share: the checks of their arguments, and their losses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean, listed
-from visionkit.ops.resample import start_original_classes
 from visionkit.ops.segmentation_losses import segmentation_losses
-from visionkit.predictions import SemanticMap
-from visionkit.structures import IGNORE_INDEX, Features, FeatureSpec, Geometry, Targets
+from visionkit.structures import IGNORE_INDEX, Features, FeatureSpec, Targets
 
 
 def check_arguments(
@@ -32,15 +30,24 @@ def check_arguments(
     """
     missing = [level for level in levels if level not in in_specs]
     if missing:
-        raise ConfigError(f"{head} reads {', '.join(levels)}, but there are only {', '.join(in_specs)}")
+        raise ConfigError(
+            f"{head} reads {', '.join(levels)}, but there are only {', '.join(in_specs)}", code="levels-unfit"
+        )
     if not classes:
-        raise ConfigError(f"{head}: the class list is empty; name the classes, or use data that has semantic maps")
+        raise ConfigError(
+            f"{head}: the class list is empty; name the classes, or use data that has semantic maps",
+            code="classes-missing",
+        )
     if len(classes) > IGNORE_INDEX:
-        raise ConfigError(f"{head}: {len(classes)} classes, but a map's values hold {IGNORE_INDEX}; merge some")
+        raise ConfigError(
+            f"{head}: {len(classes)} classes, but a map's values hold {IGNORE_INDEX}; merge some", code="value-unfit"
+        )
     if len(levels) != len(wanted):
-        raise ConfigError(f"{head}: levels={list(levels)}: one level each is wanted for {', '.join(wanted)}")
+        raise ConfigError(
+            f"{head}: levels={list(levels)}: one level each is wanted for {', '.join(wanted)}", code="levels-unfit"
+        )
     if not 0 <= dropout < 1:
-        raise ConfigError(f"{head}: dropout={dropout} must be at least 0 and below 1")
+        raise ConfigError(f"{head}: dropout={dropout} must be at least 0 and below 1", code="value-unfit")
 
 
 class PixelLoss(nn.Module):
@@ -83,12 +90,14 @@ class PixelLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < hardest <= 1:
-            raise ConfigError(f"{head}: hardest={hardest}: a share above 0 and at most 1 is wanted")
+            raise ConfigError(f"{head}: hardest={hardest}: a share above 0 and at most 1 is wanted", code="value-unfit")
         if every < 1:
-            raise ConfigError(f"{head}: every={every} must be at least 1")
+            raise ConfigError(f"{head}: every={every} must be at least 1", code="value-unfit")
         factors = _factors(head, classes, class_weights)
         if auxiliary is not None and auxiliary not in in_specs:
-            raise ConfigError(f"{head}: auxiliary={auxiliary}: there are only the levels {', '.join(in_specs)}")
+            raise ConfigError(
+                f"{head}: auxiliary={auxiliary}: there are only the levels {', '.join(in_specs)}", code="levels-unfit"
+            )
         self.hardest, self.every = hardest, every
         self.levels = () if auxiliary is None else (auxiliary,)
         self.weights = {"cross_entropy": 1.0, "dice": 1.0}
@@ -133,12 +142,18 @@ def _factors(
         unknown = [name for name in class_weights if name not in classes]
         if unknown:
             hint = did_you_mean(unknown[0], classes)
-            raise ConfigError(f"{head}: class_weights.{unknown[0]}: no such class{hint}; it knows {listed(classes)}")
+            raise ConfigError(
+                f"{head}: class_weights.{unknown[0]}: no such class{hint}; it knows {listed(classes)}",
+                code="class-unknown",
+            )
         factors = [float(class_weights.get(name, 1.0)) for name in classes]
     else:
         factors = [float(value) for value in class_weights]
     if len(factors) != len(classes) or not all(0 < value < math.inf for value in factors):
-        raise ConfigError(f"{head}: class_weights={factors}: {len(classes)} factors above 0 are wanted, a class each")
+        raise ConfigError(
+            f"{head}: class_weights={factors}: {len(classes)} factors above 0 are wanted, a class each",
+            code="value-unfit",
+        )
     return factors
 
 
@@ -152,11 +167,3 @@ def fully_convolutional(in_channels: int, classes: int, *, dropout: float) -> nn
         nn.Dropout(dropout),
         nn.Conv2d(inner, classes, 1),
     )
-
-
-def start_semantic_maps(
-    logits: Tensor, geometries: Sequence[Geometry], stride: int, *, keep_scores: bool
-) -> Callable[[], list[SemanticMap]]:
-    """(B, C, h, w) logits -> what waits for a map an image, in original pixels; see `original_classes`."""
-    arrived = start_original_classes(logits, geometries, stride, keep_scores=keep_scores)
-    return lambda: [SemanticMap(classes, scores) for classes, scores in arrived()]

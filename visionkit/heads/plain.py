@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from visionkit.backbones.plain import sequence
 from visionkit.backbones.plain_layers import Dense, Softmax, Step, follow, refuse_step
 from visionkit.errors import ConfigError
+from visionkit.finishing import Finishing, start_classifications
 from visionkit.heads.class_loss import ClassLoss
-from visionkit.ops.transfer import start_host_arrays
 from visionkit.predictions import Classification
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -39,6 +39,7 @@ class PlainClassification(nn.Module):
     """
 
     needs = frozenset({"class_scores"})
+    finishing = Finishing("classification")
 
     def __init__(
         self,
@@ -56,9 +57,12 @@ class PlainClassification(nn.Module):
         super().__init__()
         if len(levels) != 1 or levels[0] not in in_specs:
             said = f"reads one level, not {list(levels)}; there are {', '.join(in_specs)}"
-            raise ConfigError(f"PlainClassification {said}")
+            raise ConfigError(f"PlainClassification {said}", code="levels-unfit")
         if not classes:
-            raise ConfigError("PlainClassification: the class list is empty; name classes, or use data that has some")
+            raise ConfigError(
+                "PlainClassification: the class list is empty; name classes, or use data that has some",
+                code="classes-missing",
+            )
         height, width = map_size
         entry = (height, width, in_specs[levels[0]].channels)
         steps = follow(layers, entry, start="flatten", classes=len(classes))
@@ -101,8 +105,7 @@ class PlainClassification(nn.Module):
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Classification]]:
         """See `Head`."""
-        arrived = start_host_arrays({"scores": decoded["scores"]})
-        return lambda: [Classification(scores) for scores in arrived()["scores"][: len(geometries)]]
+        return start_classifications(decoded, geometries)
 
 
 def _check_answer(last: Step, loss: ClassLoss) -> None:

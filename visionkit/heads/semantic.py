@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from visionkit.blocks import ConvNorm, rounded
 from visionkit.errors import ConfigError
-from visionkit.heads.per_pixel import PixelLoss, check_arguments, start_semantic_maps
+from visionkit.finishing import Finishing, start_semantic_maps
+from visionkit.heads.per_pixel import PixelLoss, check_arguments
 from visionkit.predictions import SemanticMap
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
 
@@ -53,7 +54,7 @@ class SemanticSegmentation(nn.Module):
         name = "SemanticSegmentation"
         check_arguments(name, in_specs, classes=classes, levels=levels, wanted=["pixels"], dropout=dropout)
         if depth < 0:
-            raise ConfigError(f"{name}: depth={depth} must be at least 0")
+            raise ConfigError(f"{name}: depth={depth} must be at least 0", code="value-unfit")
         self.classes, self.keep_scores = tuple(classes), keep_scores
         self.level, self.stride = levels[0], in_specs[levels[0]].stride
         self.criterion = PixelLoss(
@@ -92,6 +93,11 @@ class SemanticSegmentation(nn.Module):
     def finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> list[SemanticMap]:
         """One SemanticMap an image, resampled once."""
         return self.start_finish(decoded, geometries)()
+
+    @property
+    def finishing(self) -> Finishing:
+        """See `Head`."""
+        return Finishing("semantic", stride=self.stride, keep_scores=self.keep_scores)
 
     def start_finish(self, decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[SemanticMap]]:
         """See `Head`."""

@@ -61,8 +61,8 @@ def start_original_classes(
         alike.setdefault(geometry, []).append(i)
     results: dict[int, Classes] = {}
     for geometry, images in alike.items():
-        rows, row_cells = _cells(geometry, 0, stride, logits.shape[2])
-        columns, column_cells = _cells(geometry, 1, stride, logits.shape[3])
+        rows, row_cells = cells_of_pixels(geometry, 0, stride, logits.shape[2])
+        columns, column_cells = cells_of_pixels(geometry, 1, stride, logits.shape[3])
         y, x = (places.to(logits.device, torch.float32) for places in (rows, columns))
         # On a CPU several images at once gain nothing.
         step = 1 if logits.device.type == "cpu" else max(1, most_bytes // (4 * logits.shape[1] * len(y) * len(x)))
@@ -103,7 +103,7 @@ def _resampled(
     return classes, scores
 
 
-def _cells(geometry: Geometry, axis: int, stride: int, cells: int) -> tuple[Tensor, int]:
+def cells_of_pixels(geometry: Geometry, axis: int, stride: int, cells: int) -> tuple[Tensor, int]:
     """Where the original pixels' centres lie among the cells that hold image, −1 to 1, and how many such cells are."""
     holding = min(cells, math.ceil(geometry.size[axis] / stride))
     centres = torch.arange(geometry.original[axis], dtype=torch.float64) + 0.5
