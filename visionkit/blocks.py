@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,30 +20,47 @@ class ConvNorm(nn.Sequential):
 
 
 class Bottleneck(nn.Module):
-    """Two 3x3 convolutions around which the input is added."""
+    """Two 3x3 convolutions around which the input is added.
 
-    def __init__(self, channels: int, *, residual: bool = True) -> None:
+    drop_path: share of the samples that, in training, pass around the convolutions alone (`drop_path`).
+    """
+
+    def __init__(self, channels: int, *, residual: bool = True, drop_path: float = 0.0) -> None:
         super().__init__()
         self.convs = nn.Sequential(ConvNorm(channels, channels, 3), ConvNorm(channels, channels, 3))
         self.residual = residual
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> the same shape."""
         y: Tensor = self.convs(x)
-        return x + y if self.residual else y
+        if not self.residual:
+            return y
+        return x + (drop_path(y, self.drop_path) if self.training else y)
 
 
 class CSPBlock(nn.Module):
     """Cross-stage partial block: half of the channels run through `depth` bottlenecks, every stage is kept and merged.
 
-    After CSPNet (Wang et al. 2020) and ELAN (Wang et al. 2022).
+    After CSPNet (Wang et al. 2020) and ELAN (Wang et al. 2022). drop_path: of each bottleneck; empty: none drops.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int = 1, *, residual: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int = 1,
+        *,
+        residual: bool = True,
+        drop_path: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         half = out_channels // 2
+        shares = drop_path or (0.0,) * depth
         self.enter = ConvNorm(in_channels, 2 * half)
-        self.stages = nn.ModuleList(Bottleneck(half, residual=residual) for _ in range(depth))
+        self.stages = nn.ModuleList(
+            Bottleneck(half, residual=residual, drop_path=share) for _, share in zip(range(depth), shares, strict=True)
+        )
         self.leave = ConvNorm((2 + depth) * half, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,6 +89,17 @@ class PyramidPooling(nn.Module):
             parts.append(self.pool(parts[-1]))
         merged: Tensor = self.leave(torch.cat(parts, 1))
         return merged
+
+
+def drop_path(branch: Tensor, share: float) -> Tensor:
+    """Set a residual branch of (B, …) to 0 for a random `share` of the samples, the others divided by 1 − share.
+
+    The mean stays what it is. Stochastic depth (Huang et al. 2016), from torch's generator; share 0 draws nothing.
+    """
+    if share == 0:
+        return branch
+    kept = branch.new_empty(branch.shape[0], *[1] * (branch.ndim - 1)).bernoulli_(1 - share)
+    return branch * (kept / (1 - share))
 
 
 def rounded(channels: float, multiple: int = 8) -> int:

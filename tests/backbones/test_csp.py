@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from visionkit.backbones import CSP
+from visionkit.blocks import CSPBlock
 from visionkit.errors import CheckpointError, ConfigError
 
 
@@ -46,3 +47,33 @@ def test_pyramid_pooling_lets_the_coarsest_level_see_twice_as_far():
     backbone(images)["c5"][0, :, 10, 1].sum().backward()
     seen = torch.nonzero(images.grad.abs().sum((0, 1, 3)))[:, 0]
     assert seen.max() - seen.min() > 600  # without it 399
+
+
+def shares(backbone):
+    return [stage.drop_path for module in backbone.modules() if isinstance(module, CSPBlock) for stage in module.stages]
+
+
+def test_drop_path_rises_linearly_from_0_and_adds_no_parameter():
+    backbone = CSP("nano", width=0.25, drop_path=0.5)
+    assert shares(backbone) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    without = CSP("nano", width=0.25)
+    assert shares(without) == [0.0] * 6
+    backbone.load_state_dict(without.state_dict())
+    images = torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(images)["c5"], without.eval()(images)["c5"])
+
+
+def test_drop_path_acts_in_training():
+    backbone = CSP("nano", width=0.25, drop_path=0.5)
+    images = torch.rand(4, 3, 64, 64)
+    with torch.no_grad():
+        first, second = backbone(images), backbone(images)
+    assert torch.equal(first["c2"], second["c2"])  # the first bottleneck never drops
+    assert not torch.equal(first["c5"], second["c5"])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_drop_path_that_is_no_share_is_refused(share):
+    with pytest.raises(ConfigError, match=r"drop_path .* is no share; give one from 0 to below 1"):
+        CSP("nano", drop_path=share)

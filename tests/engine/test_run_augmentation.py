@@ -49,6 +49,28 @@ def test_batches_are_mixed_by_their_number_over_the_run(train, runs, monkeypatch
     assert any(soft)
 
 
+def test_the_list_of_transforms_reaches_the_training_images(train, runs, monkeypatch):
+    grey = []
+    original = Trainer.train
+
+    def watched(trainer):
+        batches = trainer.batches
+
+        def noted():
+            for batch in batches:
+                grey.append(bool((batch.images == batch.images[:, :1]).all()))
+                yield batch
+
+        trainer.batches = noted()
+        original(trainer)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    for number, p in enumerate((0.0, 1.0)):
+        typed = ("task=classify", "engine.max_steps=2", f"augment.transforms=[{{ToGray: {{p: {p}}}}}]")
+        assert train(*typed, f"run_dir=run{number}") == 0
+    assert grey == [False, False, True, True]
+
+
 def test_without_a_share_nothing_mixes_batches(train, runs, monkeypatch):
     mixes = []
     original = Trainer.train

@@ -75,6 +75,37 @@ def test_the_evidence_for_a_class_lies_where_its_colour_is(images):
         assert one.heat.max() > 0
 
 
+class Pooled(Colours):
+    """The colours, and behind them one cell of their means, in which no place is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 2, 1, 1))
+        self.out_specs = {**self.out_specs, "p6": FeatureSpec(2, 64)}
+
+    def forward(self, images):
+        cells = self.weight * F.avg_pool2d(images[:, :2], 8)
+        return {"p3": cells, "p6": cells.mean((2, 3), keepdim=True)}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_behind_a_pooling_to_one_cell_the_evidence_is_told_on_the_map_before_it(images, frozen):
+    model = taught_classifier()
+    backbone = Pooled().requires_grad_(not frozen)
+    head = LinearClassification(backbone.out_specs, classes=["red", "green"], levels=("p6",))
+    head.load_state_dict(model.heads["answer"].state_dict())
+    pooled = VisionModel(backbone, None, {"answer": head}, preprocess=model.preprocess).eval()
+    found = by_label(class_evidence(pooled, images, (64, 64)))
+    wanted = by_label(class_evidence(model, images, (64, 64)))
+    for label in (0, 1):
+        assert found[label].score == pytest.approx(wanted[label].score)
+        if frozen:  # no gradient runs through it: what the single cell says is said of the whole image
+            assert found[label].heat.min() == pytest.approx(found[label].heat.max())
+        else:
+            np.testing.assert_allclose(found[label].heat, wanted[label].heat, atol=1e-5)
+    assert all(one.grad is None for one in pooled.parameters())
+
+
 def test_strongest_answers_first_and_with_their_scores(images):
     model = taught_classifier()
     first, second = class_evidence(model, images, (64, 64))["answer"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visionkit.interfaces import Head
+from visionkit.interfaces import Backbone, Head
 from visionkit.model import VisionModel
 from visionkit.structures import Decoded, Features, RawOutput
 
@@ -48,7 +48,9 @@ def class_evidence(
     that the head reads; the weighted sum, where it is positive, is enlarged to the canvas, and that of several maps is
     added up. For answers on the whole image the gradient is averaged over the map first, as Grad-CAM has it. Answers
     that have a place of their own take it cell by cell (ODAM, Zhao and Chan 2023): a detection hangs on the cells
-    around its own alone, and by a mean all that looks alike elsewhere would seem to speak for it.
+    around its own alone, and by a mean all that looks alike elsewhere would seem to speak for it. A head that reads
+    single cells alone, as that of the plain CNN behind its last pooling, is told by the backbone's coarsest map that
+    has several.
 
     Args:
         model: in eval mode.
@@ -60,7 +62,31 @@ def class_evidence(
         levels = model.features(images)
     sizes = torch.tensor([size], device=images.device)
     canvas = (images.shape[-2], images.shape[-1])
-    return {name: _of_head(head, levels, sizes, canvas, most) for name, head in model.named_heads()}
+    found = {}
+    for name, head in model.named_heads():
+        maps, read = _maps_and_levels(model, images, head, levels)
+        found[name] = _of_head(head, maps, read, sizes, canvas, most)
+    return found
+
+
+def _maps_and_levels(
+    model: VisionModel, images: Tensor, head: Head, levels: Features
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The maps on which the evidence is told, and the levels that a head is given, which hang on them."""
+    if all(_cells(levels[name]) == 1 for name in head.levels):
+        with torch.enable_grad():
+            traced = dict(model.features(images))
+        wide = [name for name in cast(Backbone, model.backbone).out_specs if _cells(levels[name]) > 1]
+        if wide and all(traced[name].requires_grad for name in (*head.levels, wide[-1])):
+            return [traced[min(wide, key=lambda name: _cells(levels[name]))]], traced
+    leaves = {name: levels[name].detach().float().requires_grad_() for name in head.levels}
+    # Copies, since a head may change its input in place.
+    with torch.enable_grad():
+        return list(leaves.values()), {**levels, **{name: leaf.clone() for name, leaf in leaves.items()}}
+
+
+def _cells(maps: Tensor) -> int:
+    return maps.shape[-2] * maps.shape[-1]
 
 
 class _Answer(NamedTuple):
@@ -73,11 +99,11 @@ class _Answer(NamedTuple):
     region: np.ndarray | None = None
 
 
-def _of_head(head: Head, levels: Features, sizes: Tensor, canvas: tuple[int, int], most: int) -> list[Evidence]:
-    leaves = {name: levels[name].detach().float().requires_grad_() for name in head.levels}
+def _of_head(
+    head: Head, maps: list[Tensor], levels: Features, sizes: Tensor, canvas: tuple[int, int], most: int
+) -> list[Evidence]:
     with torch.enable_grad():
-        # Copies, since a head may change its input in place.
-        raw = head.forward({**levels, **{name: leaf.clone() for name, leaf in leaves.items()}}, sizes)
+        raw = head.forward(levels, sizes)
         logits = class_logits(raw)[0].float()
     with torch.no_grad():
         decoded = head.decode(_detached(raw), sizes)
@@ -87,11 +113,12 @@ def _of_head(head: Head, levels: Features, sizes: Tensor, canvas: tuple[int, int
     for answer in _answers(head, logits.detach(), decoded, (height, width), canvas)[:most]:
         with torch.enable_grad():
             speaks = logits[answer.chosen].mean()
-        gradients = torch.autograd.grad(speaks, list(leaves.values()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(speaks, maps, retain_graph=True, allow_unused=True)
         heat = torch.zeros(canvas, device=sizes.device)
-        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+        for one, gradient in zip(maps, gradients, strict=True):
             if gradient is not None:
-                heat += enlarged(class_activation(leaf.detach(), gradient, by_place=by_place), canvas)
+                activation = class_activation(one.detach().float(), gradient.float(), by_place=by_place)
+                heat += enlarged(activation, canvas)
         placed = heat[:height, :width].cpu().numpy()
         found.append(Evidence(answer.label, answer.score, placed, answer.box, answer.region))
     return found

@@ -72,24 +72,26 @@ def _target(out: str | None, image: str | None) -> Path | None:
     """Check what is to be written, as far as that can be told from the names."""
     if out is None:
         if image is not None:
-            raise ConfigError(f"image={image}: give out=DIR, the folder for its pictures")
+            raise ConfigError(f"image={image}: give out=DIR, the folder for its pictures", code="value-missing")
         return None
     path = Path(out)
     if image is not None and not Path(image).is_file():
-        raise ConfigError(f"image={image}: no such file")
+        raise ConfigError(f"image={image}: no such file", code="source-missing")
     if image is None and path.suffix.lower() != ".png":
-        raise ConfigError(f"out={out}: a file name that ends in .png is wanted; a folder needs image=FILE, too")
+        raise ConfigError(
+            f"out={out}: a file name that ends in .png is wanted; a folder needs image=FILE, too", code="output-unfit"
+        )
     if image is None and path.is_dir():
-        raise ConfigError(f"out={out}: is a folder; give the name of a file in it")
+        raise ConfigError(f"out={out}: is a folder; give the name of a file in it", code="output-unfit")
     if image is not None and (path.is_file() or path.suffix.lower() == ".png"):
-        raise ConfigError(f"out={out}: a folder is wanted beside image=FILE, for several pictures")
+        raise ConfigError(f"out={out}: a folder is wanted beside image=FILE, for several pictures", code="output-unfit")
     return path
 
 
 def _model(cfg: DictConfig) -> tuple[VisionModel, list[str]]:
     """The model in eval mode, and the names of those of its parts that have random weights."""
     if "checkpoint" in cfg:
-        model = load_model(cfg.checkpoint)
+        model = load_model(cfg.checkpoint, tuple(cfg.allow))
         if cfg.image_size is not None:
             size = cfg.image_size
             model.preprocess.canvas = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -146,7 +148,9 @@ def _learned(model: VisionModel, seen: _Seen) -> list[_Picture]:
         pictures.append(("filters.png", partial(plot_filters, weights.detach().float().cpu().numpy(), name)))
     with torch.inference_mode():
         levels = {name: _on_image(maps, model, size) for name, maps in model.features(seen.images).items()}
-    pictures.append(("maps.png", partial(plot_maps, image, levels)))
+    maps = {name: one for name, one in levels.items() if one.shape[1:] != (1, 1)}  # a single cell has no picture
+    if maps:
+        pictures.append(("maps.png", partial(plot_maps, image, maps)))
     for name, found in class_evidence(model, seen.images, size).items():
         if found:
             pictures.append((f"cam-{name}.png", partial(plot_evidence, image, found, model.classes[name], name)))
@@ -181,11 +185,13 @@ def _write(pictures: list[_Picture], folder: Path, image: str | None) -> None:
     """
     for name, _ in pictures:
         if image is not None and (folder / name).resolve() == Path(image).resolve():
-            raise UserError(f"out={folder}: {name} would overwrite the image; give another folder")
+            raise UserError(f"out={folder}: {name} would overwrite the image; give another folder", code="place-taken")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, draw in pictures:
             draw(folder / name)
     except OSError as error:
-        raise UserError(f"out={folder}: cannot be written ({error.strerror}); give another place") from error
+        raise UserError(
+            f"out={folder}: cannot be written ({error.strerror}); give another place", code="not-writable"
+        ) from error
     print(f"written: {', '.join(str(folder / name) for name, _ in pictures)}")

@@ -84,7 +84,7 @@ def trace_model(model: nn.Module, size: tuple[int, int], channels: int = 3) -> C
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             text = f"image_size=[{size[0]}, {size[1]}]: the model cannot take such an image ({reason})"
-            raise ConfigError(f"{text}; give a larger one") from error
+            raise ConfigError(f"{text}; give a larger one", code="value-unfit") from error
 
 
 def _without_values(tensor: Tensor) -> Tensor:
