@@ -11,7 +11,7 @@ import pytest
 
 from visionkit import cli
 from visionkit.config import groups
-from visionkit.config_schema import SCHEMAS
+from visionkit.config_tools import SCHEMAS
 from visionkit.error_codes import CODES
 from visionkit.errors import DataError, RunError
 from visionkit.overrides import CHOSEN_IN

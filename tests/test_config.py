@@ -19,7 +19,7 @@ from visionkit.config import (
     reader_arguments,
 )
 from visionkit.config_data import READER_KEYS
-from visionkit.config_schema import SCHEMAS
+from visionkit.config_tools import SCHEMAS
 from visionkit.errors import CheckpointError, ConfigError
 from visionkit.overrides import for_sweep, quote_path, single_runs
 from visionkit.structures import FeatureSpec

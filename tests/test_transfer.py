@@ -270,3 +270,14 @@ def test_freezing_without_weights_is_refused():
     for typed in ("model.freeze=backbone", "model.norm=frozen"):
         with pytest.raises(ConfigError, match=rf"^{typed}: the weights are random; give weights=NAME, FILE or RUN"):
             compose("train", ["task=classify", typed])
+
+
+def test_auto_says_what_it_starts_from(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("visionkit"), "propagate", True)
+    with caplog.at_level("INFO", "visionkit"):
+        report_weights([], "auto", tmp_path)
+        report_weights([], "none", tmp_path)
+    assert [one.message for one in caplog.records] == [
+        "weights=auto: none are shipped for this model; it starts from random ones"
+    ]
+    assert not any(tmp_path.iterdir())

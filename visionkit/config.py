@@ -24,9 +24,11 @@ from visionkit.config_checks import empty, fill, leaves, range_faults, shown, wi
 from visionkit.config_data import IMAGE_KEYS, READER_KEYS, SET_KEYS, data_faults, filled_sets
 from visionkit.config_files import read_config
 from visionkit.config_plain import class_faults, lay_plain_head
-from visionkit.config_schema import SCHEMAS, DataConfig, TrainConfig
-from visionkit.errors import ConfigError, did_you_mean, listed
+from visionkit.config_schema import DataConfig, TrainConfig
+from visionkit.config_tools import SCHEMAS
+from visionkit.errors import CodedLine, ConfigError, did_you_mean, listed
 from visionkit.overrides import names_folder_alone, read_overrides, variant
+from visionkit.own_parts import make_room
 from visionkit.targets import build, check_fence, locate, parameters, target_faults
 
 __all__ = [
@@ -100,7 +102,10 @@ def configs_folder() -> Path:
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "train.yaml").is_file():
             return folder
-    raise ConfigError(f"{package}: the folder configs is missing; install visionkit again (pip install -e .)")
+    raise ConfigError(
+        f"{package}: the folder configs is missing; install visionkit again (pip install -e .)",
+        code="installation-broken",
+    )
 
 
 def groups() -> dict[str, list[str]]:
@@ -129,7 +134,7 @@ def compose(tool: str, overrides: Sequence[str] = ()) -> DictConfig:
     if tool in TRAINING:
         faults += _misplaced_heads(values, cfg) + class_faults(values, cfg)
     if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+        raise ConfigError.of(faults)
     return cfg
 
 
@@ -141,7 +146,7 @@ def checked(tool: str, cfg: DictConfig) -> DictConfig:
     """
     filled, faults = _filled(tool, _plain(cfg))
     if faults:
-        raise ConfigError("\n".join(dict.fromkeys(faults)))
+        raise ConfigError.of(faults)
     return filled
 
 
@@ -168,7 +173,7 @@ def evaluation_data(trained: Mapping[str, Any], given: Mapping[str, Any], *, all
     plain = _plain(data)
     faults = range_faults({"data": plain}) + data_faults(plain) + target_faults(plain, "data")
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError.of(faults)
     return data
 
 
@@ -183,7 +188,9 @@ def reader_arguments(data: Mapping[str, Any], split: str) -> dict[str, Any]:
     plain = _plain(OmegaConf.create(dict(data)))
     own = plain["splits"].get(split, split)
     if own is None:
-        raise ConfigError(f"data.splits.{split}=null: the data set has no such list; name one of its own lists")
+        raise ConfigError(
+            f"data.splits.{split}=null: the data set has no such list; name one of its own lists", code="split-unknown"
+        )
     taken = parameters(locate(plain["reader"]["_target_"]))
     arguments = {key: plain[key] for key in READER_KEYS if key in taken and key in plain}
     if "annotations" in arguments:
@@ -191,13 +198,17 @@ def reader_arguments(data: Mapping[str, Any], split: str) -> dict[str, Any]:
     counts = plain["reader"].get("count")
     if isinstance(counts, Mapping):
         if own not in counts:
-            raise ConfigError(f"data.reader.count: nothing for the split '{own}'; it has {listed(list(counts))}")
+            raise ConfigError(
+                f"data.reader.count: nothing for the split '{own}'; it has {listed(list(counts))}", code="split-unknown"
+            )
         arguments["count"] = counts[own]
     return {"split": own, **arguments}
 
 
 # ---------------------------------------------------------------------------------------------------------- composing
-def _composed(tool: str, choices: Mapping[str, str], values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+def _composed(
+    tool: str, choices: Mapping[str, str], values: Mapping[str, Any], faults: list[CodedLine]
+) -> dict[str, Any]:
     """Return a tool's configuration as plain containers; data are composed as training composes them.
 
     Values that cannot be put in are left out and noted in `faults`.
@@ -245,7 +256,9 @@ def _from_files(name: str, choices: tuple[tuple[str, str], ...]) -> DictConfig:
             return cfg
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ConfigError(f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})") from error
+        raise ConfigError(
+            f"{' '.join([f'{name}.yaml', *typed])}: this cannot be composed ({reason})", code="value-unresolved"
+        ) from error
 
 
 def _with_sets(choices: Mapping[str, str], sets: Iterable[str]) -> DictConfig:
@@ -261,8 +274,10 @@ def _with_sets(choices: Mapping[str, str], sets: Iterable[str]) -> DictConfig:
     return cfg
 
 
-def _laid(base: DictConfig, values: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+def _laid(base: DictConfig, values: Mapping[str, Any], faults: list[CodedLine]) -> dict[str, Any]:
     """Return `base` with `values` put in as Hydra does for `++key=value`, and every interpolation resolved."""
+    base = copy.deepcopy(base)
+    make_room(base, values)
     cfg = copy.deepcopy(base)
     for key, value in values.items():
         try:
@@ -273,11 +288,13 @@ def _laid(base: DictConfig, values: Mapping[str, Any], faults: list[str]) -> dic
             _put(cfg, key, value)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            faults.append(f"{key}={shown(value)}: this does not fit the configuration ({reason})")
+            told = f"{key}={shown(value)}: this does not fit the configuration ({reason})"
+            faults.append(CodedLine(told, "value-unresolved"))
     try:
         return _plain(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError("\n".join([*faults, f"a value cannot be resolved: {str(error).splitlines()[0]}"])) from error
+        fault = CodedLine(f"a value cannot be resolved: {str(error).splitlines()[0]}", "value-unresolved")
+        raise ConfigError.of([*faults, fault]) from error
 
 
 def _put(cfg: DictConfig, key: str, value: Any) -> None:
@@ -300,7 +317,7 @@ def _task_of(checkpoint: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- checking
-def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]:
+def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[CodedLine]]:
     """Return the configuration in its schema, and a line for every fault that it has."""
     cfg = empty(SCHEMAS[tool])
     given = {key: value for key, value in plain.items() if key != "hydra"}
@@ -314,7 +331,11 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
         cfg.data.sets, more = filled_sets(values["data"]["sets"])
         values["data"]["sets"] = OmegaConf.to_container(cfg.data.sets)
         faults += more
-    faults += [f"{key}: a value is missing; give {key}=…" for key, value in leaves(given) if value == "???"]
+    faults += [
+        CodedLine(f"{key}: a value is missing; give {key}=…", "value-missing")
+        for key, value in leaves(given)
+        if value == "???"
+    ]
     faults += range_faults(values)
     if tool in TRAINING:
         for key, group in (("heads", "head"), ("merges", "merge")):
@@ -323,7 +344,7 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
                 cfg[group] = {name: node for name, node in values[group].items() if name in values[key]}
                 values[group] = cfg[group]
         if values["data"]["splits"]["train"] is None:
-            faults.append("data.splits.train=null: name the list to train on")
+            faults.append(CodedLine("data.splits.train=null: name the list to train on", "value-missing"))
         if not faults:
             faults += lay_plain_head(values)
             cfg.head = values["head"]
@@ -335,19 +356,20 @@ def _filled(tool: str, plain: Mapping[str, Any]) -> tuple[DictConfig, list[str]]
     return cfg, faults
 
 
-def _name_faults(key: str, group: str, values: Mapping[str, Any]) -> list[str]:
+def _name_faults(key: str, group: str, values: Mapping[str, Any]) -> list[CodedLine]:
     """Return a line per name of `heads` or `merges` that stands in no file of its group."""
     known = [name for name, node in values[group].items() if isinstance(node, Mapping) and "_target_" in node]
     if values[key] == [] and key == "heads":
-        return [f"heads=[]: a model needs at least one of {listed(known)}"]
+        return [CodedLine(f"heads=[]: a model needs at least one of {listed(known)}", "heads-missing")]
+    told = f"{key}={shown(values[key])}: there is no {group}"
     return [
-        f"{key}={shown(values[key])}: there is no {group} '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
+        CodedLine(f"{told} '{name}'{did_you_mean(name, known)}; known: {listed(known)}", "choice-unknown")
         for name in values[key]
         if name not in known
     ]
 
 
-def _misplaced_heads(keys: Iterable[str], cfg: DictConfig) -> list[str]:
+def _misplaced_heads(keys: Iterable[str], cfg: DictConfig) -> list[CodedLine]:
     """Return a line per typed key `head.<name>.…` whose head the model does not have."""
     known = groups()["head"]
     heads = known if OmegaConf.is_missing(cfg, "heads") or cfg.heads is None else cfg.heads
@@ -355,13 +377,16 @@ def _misplaced_heads(keys: Iterable[str], cfg: DictConfig) -> list[str]:
     for key in keys:
         name = key.split(".")[1] if key.startswith("head.") else ""
         if name in known and name not in heads:
-            faults.append(f"{key}: the model has no head '{name}' (heads={shown(list(heads))})")
+            faults.append(
+                CodedLine(f"{key}: the model has no head '{name}' (heads={shown(list(heads))})", "key-not-taken")
+            )
         elif name and name not in heads:
-            faults.append(f"{key}: there is no head '{name}'{did_you_mean(name, known)}; known: {listed(known)}")
+            told = f"{key}: there is no head '{name}'{did_you_mean(name, known)}; known: {listed(known)}"
+            faults.append(CodedLine(told, "key-unknown"))
     return faults
 
 
-def _augment_faults(values: Mapping[str, Any]) -> list[str]:
+def _augment_faults(values: Mapping[str, Any]) -> list[CodedLine]:
     """Return what the augmentations, which are short names and not targets, find wrong with their own arguments."""
     from visionkit.data.augmentation import build_augmentation
     from visionkit.data.image_kinds import unfit_transforms
@@ -370,6 +395,6 @@ def _augment_faults(values: Mapping[str, Any]) -> list[str]:
     try:
         build_augmentation(**values["augment"], canvas=preprocess.canvas, fill=preprocess.fill, seed=values["seed"])
     except ConfigError as error:
-        return [str(error)]
+        return list(error.faults)
     augment = values["augment"]
     return unfit_transforms(augment["transforms"], augment["backend"], preprocess.decoding, preprocess.canvas)

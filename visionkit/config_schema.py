@@ -1,4 +1,5 @@
-"""What a configuration may hold: the type of every key that is not an argument of a `_target_`.
+"""What the configuration of a training run may hold: the type of every key that is not an argument of a `_target_`.
+Those of the other tools stand in `visionkit.config_tools`.
 
 The values themselves stand in `configs/` alone; here no key has a default. A part with a `_target_` is a plain mapping
 whose keys are the arguments of its target (`visionkit.targets`); ranges stand in `visionkit.config_checks`.
@@ -6,7 +7,6 @@ whose keys are the arguments of its target (`visionkit.targets`); ranges stand i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -212,7 +212,8 @@ class EngineConfig:
     save_steps: also save every so many steps; 0: each epoch only.
     accumulate: batches a step. clip_norm: largest norm of the gradient; null: unclipped.
     precision: auto, bf16, fp16 or fp32. channels_last: auto, true or false.
-    evaluate_every: epochs from one evaluation to the next; null: a hundredth of them, at least one. log_steps: steps from one logged line to the next.
+    evaluate_every: epochs from one evaluation to the next; null: a hundredth of them, at least one.
+    log_steps: steps from one logged line to the next.
     find_lr: only look for a learning rate, and draw the curve (`visionkit.engine.rate_finder`).
     compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
@@ -289,7 +290,8 @@ class TrainConfig:
     binary_cross_entropy (`visionkit.heads.class_loss`). metrics: the numbers that it is judged by, of which the first
     is the main one unless top1 (mAP) is among them; null: the usual ones (`visionkit.metrics.TopK`). weights: none,
     auto, a published name, a file, {path, mean, std}, or a run or checkpoint, of which all is taken that fits.
-    head, merge: by name, the `_target_` and its arguments.
+    head, merge: by name, the `_target_` and its arguments. metric: by head or merge, the `_target_` of the user's own
+    metric, which judges it in place of the usual one.
     """
 
     task: str
@@ -309,6 +311,7 @@ class TrainConfig:
     model: ModelConfig
     head: dict[str, Any]
     merge: dict[str, Any]
+    metric: dict[str, Any]
     preprocess: dict[str, Any]
     data: DataConfig
     augment: AugmentConfig
@@ -316,216 +319,3 @@ class TrainConfig:
     schedule: ScheduleConfig
     engine: EngineConfig
     debug: TrainingDebugConfig
-
-
-@dataclass
-class LoaderBenchmarkConfig(TrainConfig):
-    """against: other loaders to time beside ours, ultralytics and torchvision; left out: none. index: also measure the
-    index of a large annotation file; left out: false.
-    """
-
-    against: list[str]
-    index: bool
-
-
-@dataclass
-class EvaluateConfig:
-    """checkpoint: a checkpoint or run folder. data: what differs from the checkpoint's own (`evaluation_data`).
-    run_dir: where metrics.json and predictions.json are written; null: beside the checkpoint's run. batch_size: images
-    at a time, of each process. metrics: as in training; null: as the checkpoint was trained.
-    """
-
-    checkpoint: str
-    run_dir: str | None
-    device: str
-    batch_size: int
-    metrics: list[str] | None
-    data: dict[str, Any]
-    engine: JudgingConfig
-    debug: DebugConfig
-
-
-@dataclass
-class FeaturesConfig:
-    """level: of the backbone or the neck; null: the backbone's coarsest. pool: one vector an image, the mean over the
-    cells that hold image; false: the whole map of its canvas.
-    """
-
-    level: str | None
-    pool: bool
-
-
-@dataclass
-class PredictConfig:
-    """source: a file, folder, pattern or video; out: folder for what is saved; save: any of drawings, predictions
-    (predictions.json, maps), csv, crops and features (features.npz); score: the least that is drawn, cut out and listed
-    in the table, for all classes or by class; classes, tile, overlap, tta, batch_size: see `Predictor.predict`;
-    on_error: skip files that cannot be read, stop at the first, or auto: stop where the source is one file. precision:
-    fp32, bf16 or fp16; compile: fuse the network first, which takes about a minute; see `visionkit.load`.
-    """
-
-    checkpoint: str
-    source: str
-    out: str
-    save: list[str]
-    features: FeaturesConfig
-    device: str
-    score: Any
-    classes: list[str] | None
-    tile: int | None
-    overlap: float
-    tta: bool
-    on_error: str
-    batch_size: int
-    precision: str
-    compile: bool
-    debug: DebugConfig
-
-
-@dataclass
-class TracebackConfig:
-    """traceback: show where an error came from."""
-
-    traceback: bool
-
-
-@dataclass
-class ExportConfig:
-    """out: the file, .onnx or .pt2; format: onnx or torch (torch.export); image_size: the canvas, one number or
-    [height, width], null: the checkpoint's own; precision: fp32 or fp16; check: compare the file with the checkpoint,
-    and write none that disagrees; images: a file, folder or pattern to compare on, null: the run's validation images.
-    """
-
-    checkpoint: str
-    out: str
-    format: str
-    image_size: Any
-    precision: str
-    check: bool
-    images: str | None
-    debug: TracebackConfig
-
-
-@dataclass
-class DemoConfig:
-    """port: of the page, 0 for any that is free; score: the least of an object, at first; tile: pixels, null: the
-    model's own canvas; max_upload_mb: megabytes of a file; max_megapixels: of an image.
-    """
-
-    checkpoint: str
-    port: int
-    device: str
-    score: float
-    tile: int | None
-    max_upload_mb: float
-    max_megapixels: float
-    debug: TracebackConfig
-
-
-@dataclass
-class CheckDataConfig:
-    """task, image_size: those for which `shapes` draws its scenes; page: HTML file to write, with drawn examples, or
-    null; fix: COCO JSON file to write, or null.
-    """
-
-    task: str
-    image_size: Any
-    data: DataConfig
-    page: str | None
-    fix: str | None
-    debug: DebugConfig
-
-
-@dataclass
-class InspectModelConfig(TrainConfig):
-    """A training configuration says what the model is. depth: of the table's rows, see `visionkit.inspection.table`;
-    out: PNG of the model's parts, or with `image` a folder for pictures of what the model makes of that file.
-    """
-
-    depth: int | None
-    out: str | None
-    image: str | None
-
-
-@dataclass
-class InspectCheckpointConfig:
-    """As `InspectModelConfig`, of a checkpoint; image_size: null: the checkpoint's own."""
-
-    checkpoint: str
-    image_size: Any
-    depth: int | None
-    out: str | None
-    image: str | None
-    device: str
-    debug: DebugConfig
-
-
-@dataclass
-class ProbeConfig(TrainConfig):
-    """A training configuration says what model looks at what data. kind: linear or knn, a classifier on its features;
-    k: neighbours of knn; level: of the features, null: the backbone's coarsest.
-    """
-
-    kind: str
-    k: int
-    level: str | None
-
-
-@dataclass
-class ProbeCheckpointConfig:
-    """As `ProbeConfig`, of a checkpoint; data: what differs from the checkpoint's own (`evaluation_data`)."""
-
-    checkpoint: str
-    kind: str
-    k: int
-    level: str | None
-    run_dir: str | None
-    device: str
-    data: dict[str, Any]
-    debug: DebugConfig
-
-
-@dataclass
-class ProbeFilesConfig:
-    """As `ProbeConfig`, of features in files: those to learn from and those to be judged by."""
-
-    train: str
-    test: str
-    kind: str
-    k: int
-    run_dir: str | None
-    debug: DebugConfig
-
-
-SCHEMAS: Mapping[str, type] = {
-    "train": TrainConfig,
-    "benchmark": TrainConfig,
-    "benchmark loader": LoaderBenchmarkConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "export": ExportConfig,
-    "demo": DemoConfig,
-    "check_data": CheckDataConfig,
-    "inspect_model": InspectModelConfig,
-    "inspect_model checkpoint=": InspectCheckpointConfig,
-    "probe": ProbeConfig,
-    "probe checkpoint=": ProbeCheckpointConfig,
-    "probe train=": ProbeFilesConfig,
-}
-
-PATH_KEYS = (
-    "data.root",
-    "run_dir",
-    "resume",
-    "weights",
-    "checkpoint",
-    "source",
-    "out",
-    "page",
-    "fix",
-    "image",
-    "images",
-    "train",
-    "test",
-)
-"""Keys that hold a path, beside `data.annotations.*`: typed without quotes, `~` means the home folder."""

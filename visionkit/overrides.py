@@ -12,8 +12,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from visionkit.config_checks import shown
-from visionkit.config_schema import PATH_KEYS
-from visionkit.errors import did_you_mean, listed
+from visionkit.config_tools import PATH_KEYS
+from visionkit.errors import CodedLine, did_you_mean, listed
 
 CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
     "train": None,
@@ -21,6 +21,8 @@ CHOSEN_IN: Mapping[str, tuple[str, ...] | None] = {
     "benchmark loader": None,
     "evaluate": ("data",),
     "predict": (),
+    "export": (),
+    "demo": (),
     "check_data": ("task", "data"),
     "inspect_model": None,
     "inspect_model checkpoint=": (),
@@ -41,14 +43,14 @@ def variant(tool: str, overrides: Sequence[str]) -> str:
 
 def read_overrides(
     tool: str, overrides: Sequence[str], known: Mapping[str, list[str]]
-) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+) -> tuple[dict[str, str], dict[str, Any], list[CodedLine]]:
     """Return the group choices and the values by key, and a line for each override that is neither.
 
     known: the choices of each group.
     """
     choices: dict[str, str] = {}
     values: dict[str, Any] = {}
-    faults: list[str] = []
+    faults: list[CodedLine] = []
     parser = OverridesParser.create()
     for text in overrides:
         quoted = quote_path(text)
@@ -56,14 +58,15 @@ def read_overrides(
             override = parser.parse_override(quoted)
         except HydraException:
             what = "key=value is wanted" if "=" not in text else "this cannot be read; put the value in quotes"
-            faults.append(f"{text}: {what}")
+            faults.append(CodedLine(f"{text}: {what}", "argument-form"))
             continue
         key = override.key_or_group
         fault = _form_fault(override, text) or (_choice_fault(tool, override, known) if key in known else None)
         if fault is not None:
             faults.append(fault)
         elif key == "data.sets":
-            faults.append(f"{text}: choose the sets with data=[a, b]; a key of one is data.sets.<name>.<key>")
+            told = f"{text}: choose the sets with data=[a, b]; a key of one is data.sets.<name>.<key>"
+            faults.append(CodedLine(told, "argument-form"))
         elif key == "data" and isinstance(value := override.value(), list):
             choices[key], values["data.sets"] = "mixture", {shown(name): {} for name in value}
         elif key in known:
@@ -97,42 +100,48 @@ def _escaped(value: str) -> str:
     return re.sub(r"(\\+)$", lambda match: match[1] * 2, with_quotes)
 
 
-def _form_fault(override: Override, text: str) -> str | None:
+def _form_fault(override: Override, text: str) -> CodedLine | None:
     if override.is_delete():
-        return f"{text}: keys cannot be removed; give {override.key_or_group}=null where null is allowed"
+        told = f"{text}: keys cannot be removed; give {override.key_or_group}=null where null is allowed"
+        return CodedLine(told, "argument-form")
     if override.is_sweep_override():
-        return f"{text}: several values need --multirun; as one list they are written [a, b]"
+        return CodedLine(
+            f"{text}: several values need --multirun; as one list they are written [a, b]", "argument-form"
+        )
     if override.package is not None:
-        return f"{text}: choose with {override.key_or_group}=NAME, without @"
+        return CodedLine(f"{text}: choose with {override.key_or_group}=NAME, without @", "argument-form")
     return None
 
 
-def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]]) -> str | None:
+def _choice_fault(tool: str, override: Override, known: Mapping[str, list[str]]) -> CodedLine | None:
     group, value = override.key_or_group, override.value()
     allowed = CHOSEN_IN[tool]
     if allowed is not None and group not in allowed:
         named = tool.replace(" ", " with ", 1) if tool.endswith("=") else tool
         takes = f"; it takes {listed(allowed)}" if allowed else ""
-        return f"{group}={shown(value)}: {named} takes no {group}{takes}"
+        return CodedLine(f"{group}={shown(value)}: {named} takes no {group}{takes}", "key-not-taken")
     if group == "data" and isinstance(value, list):
         sets = [name for name in known[group] if name != "mixture"]
         wrong = [shown(name) for name in value if shown(name) not in sets]
         if not wrong and len(value) == len({shown(name) for name in value}) > 0:
             return None
         fault = f"there is no {wrong[0]}{did_you_mean(wrong[0], sets)}" if wrong else "name each set once"
-        return f"data={shown(value)}: {fault}; known: {listed(sets, 20)}"
+        return CodedLine(f"data={shown(value)}: {fault}; known: {listed(sets, 20)}", "choice-unknown")
     if group in ("head", "merge"):
-        return f"{group}={shown(value)}: {group}s are chosen by {group}s=[{listed(known[group])}]"
+        told = f"{group}={shown(value)}: {group}s are chosen by {group}s=[{listed(known[group])}]"
+        return CodedLine(told, "argument-form")
     if isinstance(value, Mapping | list):
-        return (
+        told = (
             f"{group}={shown(value)}: a name is wanted ({listed(known[group], 20)}); single keys are {group}.KEY=VALUE"
         )
+        return CodedLine(told, "value-unfit")
     name = shown(value)
     if name in known[group] or (group == "experiment" and value is None):
         return None
-    return (
+    told = (
         f"{group}={name}: there is no such {group}{did_you_mean(name, known[group])}; known: {listed(known[group], 20)}"
     )
+    return CodedLine(told, "choice-unknown")
 
 
 def single_runs(overrides: Sequence[str]) -> list[list[str]]:

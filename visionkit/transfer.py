@@ -104,6 +104,8 @@ def take_weights(model: VisionModel, description: Mapping[str, Any], weights: An
 
 def report_weights(fates: Sequence[Fate], weights: Any, folder: Path) -> None:
     """Say in a line what became of the weights, and write a line per tensor into weights.txt of the run folder."""
+    if weights == "auto":
+        LOGGER.info("weights=auto: none are shipped for this model; it starts from random ones")
     if not fates:
         return
     (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")

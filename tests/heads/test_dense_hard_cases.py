@@ -187,3 +187,15 @@ def test_the_second_tower_takes_one_cell_an_object_and_leaves_the_features_alone
 def test_suppression_or_a_second_tower():
     with pytest.raises(Exception, match="nms=false chooses by scores that only one_to_one=true learns"):
         DenseDetection(SPECS, classes=["a"], nms=False)
+
+
+def test_a_level_of_stride_four_finds_what_is_smallest():
+    """An object of 5 pixels has one cell of stride 8 at most whose centre it holds, and several of stride 4."""
+    specs = {"p2": FeatureSpec(16, 4), **SPECS}
+    head = DenseDetection(specs, classes=["a"], levels=tuple(specs))
+    levels = {"p2": torch.randn(1, 16, SIDE // 4, SIDE // 4), **features(1)}
+    wanted = targets([(101, 101, 110, 110, 0)])
+    trained(head, levels, wanted)
+    _, assignment = head.raw_losses(head.learned(levels), head.grids(levels), wanted)
+    finest = assignment.row[:, : (SIDE // 4) ** 2]
+    assert (finest >= 0).sum() >= 2
