@@ -130,7 +130,7 @@ def run(model, tmp_path, monkeypatch, images):
     for name, image in zip(("b.png", "a/1.png", "a/2.png"), images, strict=True):
         (tmp_path / "photographs" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "photographs" / name)
-    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device: Predictor(model, device))
+    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device, *_, **__: Predictor(model, device))
     monkeypatch.chdir(tmp_path)
     typed = ["predict", "checkpoint=x", "source=photographs", "out=out", "device=cpu", "batch_size=2"]
     return lambda *more: cli.main([*typed, *more])

@@ -174,11 +174,11 @@ def run(model: BrightBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def call(source: str, out: str = "out", **more: object) -> int:
         keys = {"checkpoint": "checkpoint", "device": "cpu", "score": 0.3, "batch_size": 2}
         keys |= {"tile": None, "overlap": 0.2, "tta": False, "classes": None, "on_error": "auto"}
-        keys |= {"precision": "fp32", "compile": False, **more}
+        keys |= {"precision": "fp32", "compile": False, "allow": [], **more}
         keys = {"save": ["drawings", "predictions"], "features": SimpleNamespace(level=None, pool=True), **keys}
         return predict_run(SimpleNamespace(source=str(tmp_path / source), out=str(tmp_path / out), **keys))
 
-    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device, **_: Predictor(model, device))
+    monkeypatch.setattr(visionkit.predict_files, "load", lambda _checkpoint, device, *_, **__: Predictor(model, device))
     return call
 
 

@@ -47,7 +47,9 @@ class TaskAligned:
 
     def __init__(self, top: int = 10, alpha: float = 0.5, beta: float = 6.0, radius: int = 3) -> None:
         if top < 1 or radius < 0:
-            raise ConfigError(f"TaskAligned: top={top} must be at least 1 and radius={radius} at least 0")
+            raise ConfigError(
+                f"TaskAligned: top={top} must be at least 1 and radius={radius} at least 0", code="value-unfit"
+            )
         self.top, self.alpha, self.beta, self.radius = top, alpha, beta, radius
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,12 +14,14 @@ from visionkit.config import build, groups, reader_arguments
 from visionkit.config_data import IMAGE_KEYS
 from visionkit.data.class_map import field_classes
 from visionkit.data.readers.source import semantic_category_ids
-from visionkit.errors import ConfigError
+from visionkit.errors import ConfigError, did_you_mean, listed
 from visionkit.interfaces import Head, Metric, Reader
 from visionkit.metrics import CocoDetection, CocoInstances, LocalizationAccuracy, SemanticScores, TopK
 from visionkit.model import VisionModel
 from visionkit.structures import Decoding
 from visionkit.targets import locate, parameters
+
+_METRIC = ("headline", "reasons", "update", "state", "merge", "compute")
 
 
 def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
@@ -41,7 +44,9 @@ def describe_model(cfg: DictConfig, reader: Reader) -> dict[str, Any]:
     if len(preprocess["mean"]) != image_channels:
         count = len(preprocess["mean"])
         mend = "give one a channel"
-        raise ConfigError(f"preprocess.mean has {count} values beside data.channels={image_channels}; {mend}")
+        raise ConfigError(
+            f"preprocess.mean has {count} values beside data.channels={image_channels}; {mend}", code="channels-differ"
+        )
     return {
         "backbone": backbone,
         "neck": plain["model"]["neck"],
@@ -74,7 +79,7 @@ def build_model(
     if description["neck"] is not None:
         wanted = [level for level in head_levels(partials.values()) if level not in given]
         if not wanted:
-            raise ConfigError("model.neck: no head reads a level of the neck; choose neck=none")
+            raise ConfigError("model.neck: no head reads a level of the neck; choose neck=none", code="levels-unfit")
         neck = build(description["neck"], backbone.out_specs, out_levels=wanted, allow=allow)()
         given.update(neck.out_specs)
     heads = {name: partial(given) for name, partial in partials.items()}
@@ -98,7 +103,9 @@ def backbone_weights(weights: Any) -> str | None:
     those of a run, which are the whole model's (`visionkit.transfer`).
     """
     if isinstance(weights, Mapping) and "path" not in weights:
-        raise ConfigError("weights={…}: path is missing; give weights={path: FILE, mean: 0.5, std: 0.5}")
+        raise ConfigError(
+            "weights={…}: path is missing; give weights={path: FILE, mean: 0.5, std: 0.5}", code="value-missing"
+        )
     path = weights["path"] if isinstance(weights, Mapping) else weights
     return None if path in ("none", "auto", None) or Path(str(path)).is_dir() else str(path)
 
@@ -110,7 +117,9 @@ def build_reader(data: Mapping[str, Any], split: str, *, allow: Sequence[str] | 
         sets = {name: {**one, **image} for name, one in data["sets"].items()}
         own = {name: one for name, one in sets.items() if one["splits"].get(split, split) is not None}
         if not own:
-            raise ConfigError(f"data.sets: none of {', '.join(data['sets'])} has a list for {split}")
+            raise ConfigError(
+                f"data.sets: none of {', '.join(data['sets'])} has a list for {split}", code="split-unknown"
+            )
         readers = {name: _opened(one, split, allow) for name, one in own.items()}
         proportions = {name: share for name, share in data["proportions"].items() if name in own}
         mixture: Reader = build(data["reader"], allow=allow)(readers, proportions=proportions or None)
@@ -127,18 +136,32 @@ def _opened(data: Mapping[str, Any], split: str, allow: Sequence[str] | None) ->
         if image.shape[2] != wanted.channels or image.dtype != wanted.dtype:
             raise ConfigError(
                 f"data.channels={wanted.channels}, data.bit_depth={wanted.bit_depth}: {type(reader).__name__} gives "
-                f"images of {image.shape[2]} channels, {image.dtype}; leave the keys out, or choose another data="
+                f"images of {image.shape[2]} channels, {image.dtype}; leave the keys out, or choose another data=",
+                code="channels-differ",
             )
     return reader
 
 
 def build_metrics(
-    model: VisionModel, *, voc_ap: bool = False, class_numbers: Sequence[str] | None = None
+    model: VisionModel,
+    *,
+    voc_ap: bool = False,
+    class_numbers: Sequence[str] | None = None,
+    own: Mapping[str, Any] = MappingProxyType({}),
+    allow: Sequence[str] | None = None,
 ) -> dict[str, Metric]:
     """A fresh metric for each head and merge, by the labels that it needs: it is judged on what it learns from.
 
-    voc_ap: those of boxes tell VOC's average precision, too. class_numbers: those that whole-image classes are judged
-    by; None: the usual ones (`TopK`).
+    Args:
+        model: with the heads and merges.
+        voc_ap: those of boxes tell VOC's average precision, too.
+        class_numbers: those that whole-image classes are judged by; None: the usual ones (`TopK`).
+        own: by head or merge, a `_target_` in place of the usual metric; it is called with the names of the classes.
+        allow: see `visionkit.targets.build`.
+
+    Raises:
+        ConfigError: `own` names neither a head nor a merge of the model, or an object that is no `Metric`.
+        CheckpointError: a target of `own` is not allowed.
     """
     metrics: dict[str, Any] = {}
     for name, module in model.heads.items():
@@ -155,6 +178,18 @@ def build_metrics(
             several = bool(getattr(module, "multi_label", False))
             metrics[name] = TopK(head.classes, multi_label=several, numbers=class_numbers)
     metrics.update({name: merge.metric() for name, merge in model.merges.items()})
+    for name, node in own.items():
+        if name not in metrics:
+            said = f"the model has no such head or merge{did_you_mean(name, metrics)}; it has {listed(list(metrics))}"
+            raise ConfigError(f"metric.{name}: {said}", code="key-not-taken")
+        metrics[name] = build({**node, "_partial_": True}, allow=allow)(model.classes[name])
+        if not isinstance(metrics[name], Metric):
+            lacks = [one for one in _METRIC if not hasattr(metrics[name], one)]
+            raise ConfigError(
+                f"metric.{name}={node['_target_']}: this is no metric, it lacks {listed(lacks)} "
+                "(visionkit.interfaces.Metric)",
+                code="target-unknown",
+            )
     return metrics
 
 
@@ -177,11 +212,15 @@ def _in_channels(backbone: Mapping[str, Any], channels: int) -> dict[str, int]:
         if "in_channels" not in parameters(locate(backbone["_target_"])):
             name = backbone["_target_"].rpartition(".")[2]
             raise ConfigError(
-                f"data.channels={channels}: {name} takes images of 3 channels alone; choose another backbone"
+                f"data.channels={channels}: {name} takes images of 3 channels alone; choose another backbone",
+                code="channels-differ",
             )
         return {"in_channels": channels}
     if own != channels:
-        raise ConfigError(f"model.backbone.in_channels={own} beside data.channels={channels}; leave the first out")
+        raise ConfigError(
+            f"model.backbone.in_channels={own} beside data.channels={channels}; leave the first out",
+            code="channels-differ",
+        )
     return {}
 
 

@@ -34,11 +34,15 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         values = read_yaml(file)
     except Unreadable as error:
-        raise CheckpointError(printable(f"{file}: not readable ({error}); {_MEND}")) from None
+        raise CheckpointError(
+            printable(f"{file}: not readable ({error}); {_MEND}"), code="checkpoint-damaged"
+        ) from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{file}: damaged (no mapping); {_MEND}")
+        raise CheckpointError(f"{file}: damaged (no mapping); {_MEND}", code="checkpoint-damaged")
     for key, fault in _strange(values, ""):
-        raise CheckpointError(printable(f"{file}: {key}: {fault}; write the value itself, or {_MEND}"))
+        raise CheckpointError(
+            printable(f"{file}: {key}: {fault}; write the value itself, or {_MEND}"), code="checkpoint-damaged"
+        )
     return values
 
 
@@ -53,7 +57,7 @@ def read_trained_config(file: Path) -> DictConfig:
     """
     values = read_config(file)
     node = empty(TrainConfig)
-    faults = fill(node, _known(values, TrainConfig))
+    faults: list[str] = [*fill(node, _known(values, TrainConfig))]
     for key, value in _ADDED_LATER.items():
         if OmegaConf.select(node, key, default="???") == "???":
             OmegaConf.update(node, key, value)
@@ -65,7 +69,10 @@ def read_trained_config(file: Path) -> DictConfig:
     if not faults and not is_plain:
         faults = [f"name={name}: is no name of a folder"]
     if faults:
-        raise CheckpointError(printable(f"{file}: {listed(faults, 3)}; use the version that wrote it, or {_MEND}"))
+        raise CheckpointError(
+            printable(f"{file}: {listed(faults, 3)}; use the version that wrote it, or {_MEND}"),
+            code="checkpoint-version",
+        )
     return OmegaConf.create(without_missing(OmegaConf.to_container(node)))
 
 

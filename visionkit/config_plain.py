@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from visionkit.config_checks import leaves, shown
-from visionkit.errors import ConfigError
+from visionkit.errors import CodedLine, ConfigError
 
 _PLAIN, _HEAD = "visionkit.backbones.Plain", "visionkit.heads.PlainClassification"
 _POOLED = ("levels", "channels", "dropout")
@@ -15,7 +15,7 @@ _OF_CLASSES = ("loss", "metrics")
 """Keys of the whole configuration that only the classification head reads."""
 
 
-def lay_plain_head(values: dict[str, Any]) -> list[str]:
+def lay_plain_head(values: dict[str, Any]) -> list[CodedLine]:
     """Put the head that the backbone's list of layers ends in where the linear one stands; return the list's faults.
 
     values: a training run's configuration as plain containers, with its heads chosen; `head.classification` is changed.
@@ -31,7 +31,7 @@ def lay_plain_head(values: dict[str, Any]) -> list[str]:
         canvas = canvas_of(backbone.get("image_size", values["image_size"]))
         steps = follow(backbone.get("layers", []), (*canvas, channels))
     except ConfigError as error:
-        return [str(error)]
+        return list(error.faults)
     node = values["head"].get("classification")
     if len(steps[-1].after) == 3 or not node or node["_target_"] != "visionkit.heads.LinearClassification":
         return []
@@ -41,21 +41,27 @@ def lay_plain_head(values: dict[str, Any]) -> list[str]:
     return []
 
 
-def class_faults(typed: Mapping[str, Any], cfg: Mapping[str, Any]) -> list[str]:
+def class_faults(typed: Mapping[str, Any], cfg: Mapping[str, Any]) -> list[CodedLine]:
     """Return a line per typed key that no classification head of the configuration reads."""
     heads = cfg.get("heads")  # missing where what was typed is no list
     node = cfg["head"].get("classification")
-    faults = []
+    faults: list[CodedLine] = []
     if heads is not None and "classification" not in heads:
         faults += [
-            f"{key}={shown(typed[key])}: only the head 'classification' takes it (heads={shown(list(heads))})"
+            CodedLine(
+                f"{key}={shown(typed[key])}: only the head 'classification' takes it (heads={shown(list(heads))})",
+                "key-not-taken",
+            )
             for key in _OF_CLASSES
             if key in typed
         ]
     if node is not None and node["_target_"] == _HEAD:
         keys = [key for key, _ in leaves(typed)]
         faults += [
-            f"{key}: the head is what the list of layers has from flatten on; change it in model.backbone.layers"
+            CodedLine(
+                f"{key}: the head is what the list of layers has from flatten on; change it in model.backbone.layers",
+                "key-not-taken",
+            )
             for key in keys
             if key in {f"head.classification.{name}" for name in _POOLED}
         ]

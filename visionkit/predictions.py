@@ -79,7 +79,7 @@ class Localization:
 
     def to_supervision(self) -> supervision.Detections:
         """Return supervision's detections: the box of the best class. Raises UserError: it is not installed."""
-        best = self.scores.argmax()[None]
+        best = np.array([self.scores.argmax()])
         return _for_supervision(self.boxes[best], self.scores[best], best, self.names)
 
     def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
@@ -404,7 +404,7 @@ def _for_supervision(
         raise UserError(
             f"to_supervision: supervision is not there ({error}); pip install supervision", code="package-missing"
         ) from None
-    words = {"class_name": np.array([names[label] for label in labels.tolist()], dtype=str)} if names else {}
+    words: dict[str, Any] = {"class_name": np.array([names[label] for label in labels.tolist()], dtype=str)} if names else {}
     return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels, data=words)
 
 

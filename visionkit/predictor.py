@@ -259,8 +259,9 @@ def load(
         allow: packages, or modules, of your own whose classes and functions the checkpoint may call, such as
             ["mypackage"]. They are imported and called with arguments from the file: name only what you trust with
             whatever the file holds. What they in turn import cannot be named.
-        precision, compile: of a checkpoint: fp16 or bf16 are faster on a GPU, compiling more so, and both differ by
-            rounding; see `visionkit.acceleration.accelerated`.
+        precision: of a checkpoint: fp32; fp16 and bf16 are faster on a GPU and differ by rounding
+            (`visionkit.acceleration.accelerated`).
+        compile: fuse the network of a checkpoint at the first batch of each shape; faster still.
 
     Raises:
         CheckpointError: it is missing, damaged, or asks for parts that are not allowed.

@@ -59,16 +59,18 @@ class Placement:
         rows, columns = self.target
         return rows[1] - rows[0], columns[1] - columns[0]
 
-    def resized(self, image: np.ndarray, *, area_below: float = 1.0) -> np.ndarray:
+    def resized(self, image: np.ndarray, *, area_below: float = 1.0, into: np.ndarray | None = None) -> np.ndarray:
         """Cut `source` out of the (H, W, C) image and resize it to `target_size`; a view where nothing changes.
 
         An image that was decoded at a part of its size (`Sample.reduction`) is cut at its nearest pixels.
+
+        into: where the pixels are wanted, of `target_size`; None: anywhere.
         """
         rows, columns = (
             span if side == full else _scaled(span, side / full, side)
             for span, side, full in zip(self.source, image.shape, self.original, strict=False)
         )
-        return resize(image[slice(*rows), slice(*columns)], self.target_size, area_below=area_below)
+        return resize(image[slice(*rows), slice(*columns)], self.target_size, area_below=area_below, into=into)
 
 
 class Preprocess(nn.Module):
@@ -102,14 +104,19 @@ class Preprocess(nn.Module):
         super().__init__()
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if len(sides) != 2 or min(sides) < 1:
-            raise ConfigError(f"image_size={image_size}: a positive number, or [height, width], is wanted")
+            raise ConfigError(
+                f"image_size={image_size}: a positive number, or [height, width], is wanted", code="value-unfit"
+            )
         if policy not in POLICIES:
             choices = f"{', '.join(POLICIES)}{did_you_mean(policy, POLICIES)}"
-            raise ConfigError(f"preprocess.policy={policy}: one of {choices} is wanted")
+            raise ConfigError(f"preprocess.policy={policy}: one of {choices} is wanted", code="choice-unknown")
         if len(mean) != len(std) or min(std, default=0) <= 0:
-            raise ConfigError(f"preprocess: mean {list(mean)} and std {list(std)} need a value a channel, std above 0")
+            raise ConfigError(
+                f"preprocess: mean {list(mean)} and std {list(std)} need a value a channel, std above 0",
+                code="channels-differ",
+            )
         if not 0 <= fill <= 255:
-            raise ConfigError(f"preprocess.fill={fill}: a grey value from 0 to 255 is wanted")
+            raise ConfigError(f"preprocess.fill={fill}: a grey value from 0 to 255 is wanted", code="value-unfit")
         self.canvas: tuple[int, int] = (int(sides[0]), int(sides[1]))
         self.policy = policy
         self.fill = fill
@@ -159,24 +166,34 @@ class Preprocess(nn.Module):
         return (images.to(torch.float32) - self.mean * largest) / (self.std * largest)
 
 
-def resize(image: np.ndarray, size: tuple[int, int], *, area_below: float = 1.0) -> np.ndarray:
+def resize(
+    image: np.ndarray, size: tuple[int, int], *, area_below: float = 1.0, into: np.ndarray | None = None
+) -> np.ndarray:
     """Resize (H, W, C) pixels to (height, width) `size`; the array itself is returned when it has that size already.
 
     area_below: pixels are averaged over areas when the sides shrink by less than this factor (their geometric mean),
     otherwise bilinear. By 1.0 whatever shrinks is averaged; from 0.5 on bilinear still sees every pixel, and costs a
     quarter of the time.
+    into: an array or a view of `size` that takes the pixels and is returned; None: a new one.
     """
     height, width = image.shape[:2]
     if (height, width) == size:
-        return image
+        if into is None:
+            return image
+        into[...] = image
+        return into
     shrinks = size[0] * size[1] < area_below**2 * height * width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     channels = image.shape[2]
     if channels <= _MOST_CHANNELS:
-        return cv2.resize(image, size[::-1], interpolation=method).reshape(*size, channels)
+        made = cv2.resize(image, size[::-1], dst=into, interpolation=method).reshape(*size, channels)
+        if into is None or np.may_share_memory(made, into):
+            return made
+        into[...] = made
+        return into
     groups = (image[:, :, first : first + _MOST_CHANNELS] for first in range(0, channels, _MOST_CHANNELS))
     parts = [cv2.resize(np.ascontiguousarray(group), size[::-1], interpolation=method) for group in groups]
-    return np.concatenate([part.reshape(*size, -1) for part in parts], axis=2)
+    return np.concatenate([part.reshape(*size, -1) for part in parts], axis=2, out=into)
 
 
 def resize_indices(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

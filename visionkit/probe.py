@@ -103,15 +103,18 @@ def probe(train: FeatureFile, test: FeatureFile, *, kind: str = "linear", k: int
     labels, wanted = labels_of(train), labels_of(test)
     if train.features.ndim != 2 or train.features.shape[1:] != test.features.shape[1:]:
         shapes = f"{train.features.shape[1:]} and {test.features.shape[1:]}"
-        raise DataError(f"features of the shapes {shapes}: vectors of one length are wanted, of one level, pooled")
+        raise DataError(
+            f"features of the shapes {shapes}: vectors of one length are wanted, of one level, pooled",
+            code="features-unusable",
+        )
     unseen = sorted(set(wanted.tolist()) - set(labels.tolist()))
     if unseen or len(set(labels.tolist())) < 2:
         fault = (
             f"there are no training images of {listed(unseen)}" if unseen else "all training images are of one class"
         )
-        raise DataError(f"probe: {fault}")
+        raise DataError(f"probe: {fault}", code="features-unusable")
     if kind == "knn" and k > len(labels):
-        raise ConfigError(f"k={k}: there are only {len(labels)} training images")
+        raise ConfigError(f"k={k}: there are only {len(labels)} training images", code="value-unfit")
     if kind == "knn":
         neighbours = _scikit_learn("neighbors").KNeighborsClassifier(n_neighbors=k, metric="cosine")
         return Probed(neighbours.fit(train.features, labels).predict(test.features), f"{k} nearest neighbours, cosine")
@@ -130,7 +133,10 @@ def labels_of(file: FeatureFile) -> np.ndarray:
     folders = [str(name).rpartition("/")[0].partition("/")[0] for name in file.names]
     if not all(folders):
         alone = next(str(name) for name, folder in zip(file.names, folders, strict=True) if not folder)
-        raise DataError(f"{alone}: nothing tells its class; take features of a folder with a folder for each class")
+        raise DataError(
+            f"{alone}: nothing tells its class; take features of a folder with a folder for each class",
+            code="features-unusable",
+        )
     return np.array(folders)
 
 
@@ -175,13 +181,14 @@ def _features_of_run(cfg: DictConfig) -> dict[str, FeatureFile]:
 def _features_of_checkpoint(cfg: DictConfig) -> dict[str, FeatureFile]:
     device = resolve_device(cfg.device)
     checkpoint = open_checkpoint(cfg.checkpoint)
-    model = load_model(checkpoint.folder)
+    allowed = tuple(cfg.allow)
+    model = load_model(checkpoint.folder, allowed)
     trained: Any = OmegaConf.create(checkpoint.config())
-    data = evaluation_data(trained.data, cfg.data)
+    data = evaluation_data(trained.data, cfg.data, allow=allowed)
     share_cores(loader_workers(data.workers, device), device)
     role = data.split or ("test" if data.splits.test is not None else "val")
     # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
-    allow = None if "reader" in cfg.data else ()
+    allow = None if "reader" in cfg.data else allowed
     readers = {split: build_reader(data, split, allow=allow) for split in ("train", role)}
     return _computed(model, readers, cfg, data, device, channels_last="auto")
 
@@ -197,11 +204,15 @@ def _computed(
 ) -> dict[str, FeatureFile]:
     level, _ = feature_spec(model, cfg.level)
     if len(readers) < 2:
-        raise ConfigError("data.split=train: the probe learns from these; name others to judge it by")
+        raise ConfigError(
+            "data.split=train: the probe learns from these; name others to judge it by", code="value-unfit"
+        )
     for split, reader in readers.items():
         if "class_scores" not in reader.fields:
             known = f"{split} knows only {', '.join(sorted(reader.fields))}"
-            raise ConfigError(f"probe: one class for each image is wanted, and {known}; choose other data")
+            raise ConfigError(
+                f"probe: one class for each image is wanted, and {known}; choose other data", code="labels-lacking"
+            )
         for line in left_out(split, reader):
             print(line)
     model = model.to(device).eval().use_memory_format(memory_format(channels_last, device))
@@ -225,7 +236,9 @@ def _of_reader(
         for name, truth in zip(batch.file_names, batch.labels, strict=True):
             scores = truth.class_scores
             if scores is None or not np.isclose(scores.max(), 1) or (scores > 0).sum() != 1:
-                raise DataError(f"{name}: one class is wanted for each image; this one has several, or none")
+                raise DataError(
+                    f"{name}: one class is wanted for each image; this one has several, or none", code="label-count"
+                )
             names.append(name)
             labels.append(int(scores.argmax()))
     return FeatureFile(np.array(names), np.concatenate(parts), level, np.array(labels), np.array(classes))
@@ -235,4 +248,6 @@ def _scikit_learn(module: str) -> Any:
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError as error:
-        raise ConfigError("probe: scikit-learn is not installed; pip install 'visionkit[probe]'") from error
+        raise ConfigError(
+            "probe: scikit-learn is not installed; pip install 'visionkit[probe]'", code="package-missing"
+        ) from error

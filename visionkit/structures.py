@@ -34,6 +34,7 @@ LABEL_FIELDS = ("boxes", "masks", "class_scores", "box", "semantic")
 _DTYPES: Mapping[int | str, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
 IGNORE_INDEX = 255
 """The value of a semantic map's pixels that have no label, inside the toolkit; readers map their own value to it."""
+_ROW_DTYPES = {"labels": np.int64, "crowd": np.bool_, "ignore": np.bool_, "areas": np.float64}
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,15 @@ class Labels:
         if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != np.float64:
             raise ValueError(f"Labels.boxes: (N, 4) float64 is wanted, not {_describe(boxes)}")
         count = len(boxes)
-        defaults = {
-            "labels": None,
-            "crowd": np.zeros(count, bool),
-            "ignore": np.zeros(count, bool),
-            "areas": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-        }
-        dtypes = {"labels": np.int64, "crowd": np.bool_, "ignore": np.bool_, "areas": np.float64}
-        for name, default in defaults.items():
-            if getattr(self, name) is None and default is not None:
-                object.__setattr__(self, name, default)
+        for name in ("crowd", "ignore"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(count, np.bool_))
+        if self.areas is None:
+            object.__setattr__(self, "areas", (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+        for name, dtype in _ROW_DTYPES.items():
             value = getattr(self, name)
-            if value is None or value.shape != (count,) or value.dtype != dtypes[name]:
-                wanted = np.dtype(dtypes[name]).name
+            if value is None or value.shape != (count,) or value.dtype != dtype:
+                wanted = np.dtype(dtype).name
                 raise ValueError(f"Labels.{name}: ({count},) {wanted} is wanted beside boxes, not {_describe(value)}")
         if self.masks is not None and len(self.masks) != count:
             raise ValueError(f"Labels.masks: {len(self.masks)} masks beside {count} boxes")
@@ -159,9 +156,9 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if self.channels < 1:
-            raise ConfigError(f"data.channels={self.channels}: 1 or more is wanted")
+            raise ConfigError(f"data.channels={self.channels}: 1 or more is wanted", code="value-unfit")
         if self.bit_depth not in _DTYPES:
-            raise ConfigError(f"data.bit_depth={self.bit_depth}: one of 8, 16, float is wanted")
+            raise ConfigError(f"data.bit_depth={self.bit_depth}: one of 8, 16, float is wanted", code="value-unfit")
 
     @property
     def dtype(self) -> np.dtype:

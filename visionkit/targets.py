@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
-from visionkit.errors import CheckpointError, ConfigError, did_you_mean, listed, printable
+from visionkit.errors import CheckpointError, CodedLine, ConfigError, did_you_mean, listed, printable
 
 PARTS = (
     "visionkit.backbones",
@@ -57,7 +57,7 @@ def build(node: Any, /, *args: Any, allow: Sequence[str] | None = None, **kwargs
     if isinstance(found, _Call):
         return _called(found, args, kwargs)
     if args or kwargs:
-        raise ConfigError("a node without _target_ takes no arguments")
+        raise ConfigError("a node without _target_ takes no arguments", code="key-not-taken")
     return _made(found)
 
 
@@ -70,19 +70,22 @@ def check_fence(node: Any, allow: Sequence[str]) -> None:
     _looked_up(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, "", allow)
 
 
-def target_faults(node: Any, path: str) -> list[str]:
+def target_faults(node: Any, path: str) -> list[CodedLine]:
     """Return one line per target below `node` that does not exist, or argument that it does not have or lacks.
 
     path: the dotted key of `node`, for the messages. A partial may lack arguments.
     """
-    faults: list[str] = []
+    faults: list[CodedLine] = []
     for where, mapping in _targets(node, path):
         unknown = [key for key in mapping if key.startswith("_") and key not in _MARKS]
-        faults += [f"{where}.{key}: only {listed(_MARKS)} are known{did_you_mean(key, _MARKS)}" for key in unknown]
+        faults += [
+            CodedLine(f"{where}.{key}: only {listed(_MARKS)} are known{did_you_mean(key, _MARKS)}", "key-unknown")
+            for key in unknown
+        ]
         try:
             target = locate(mapping["_target_"])
         except ConfigError as error:
-            faults.append(f"{where}.{error}")
+            faults.append(CodedLine(f"{where}.{error}", error.code))
             continue
         faults += _argument_faults(target, mapping, where)
     return faults
@@ -100,7 +103,9 @@ def locate(path: Any) -> Any:
         ConfigError: nothing there, or nothing that can be called.
     """
     if not isinstance(path, str) or not all(part.isidentifier() for part in path.split(".")):
-        raise ConfigError(f"_target_={path}: a dotted path such as visionkit.backbones.CSP is wanted")
+        raise ConfigError(
+            f"_target_={path}: a dotted path such as visionkit.backbones.CSP is wanted", code="target-unknown"
+        )
     parts = path.split(".")
     for count in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:count])
@@ -108,20 +113,23 @@ def locate(path: Any) -> Any:
             found: Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-                raise ConfigError(f"_target_={path}: importing {name} failed: {error}") from error
+                raise ConfigError(
+                    f"_target_={path}: importing {name} failed: {error}", code="target-unknown"
+                ) from error
             continue
         except ImportError as error:
-            raise ConfigError(f"_target_={path}: importing {name} failed: {error}") from error
+            raise ConfigError(f"_target_={path}: importing {name} failed: {error}", code="target-unknown") from error
         for part in parts[count:]:
             if not hasattr(found, part):
                 hint = did_you_mean(part, [known for known in dir(found) if not known.startswith("_")])
-                raise ConfigError(f"_target_={path}: {name} has no '{part}'{hint}")
+                raise ConfigError(f"_target_={path}: {name} has no '{part}'{hint}", code="target-unknown")
             found = getattr(found, part)
         if not callable(found):
-            raise ConfigError(f"_target_={path}: this is no class or function")
+            raise ConfigError(f"_target_={path}: this is no class or function", code="target-unknown")
         return found
     raise ConfigError(
-        f"_target_={path}: there is no module '{parts[0]}'; a dotted path such as visionkit.heads.X is wanted"
+        f"_target_={path}: there is no module '{parts[0]}'; a dotted path such as visionkit.heads.X is wanted",
+        code="target-unknown",
     )
 
 
@@ -140,14 +148,21 @@ def locate_fenced(path: Any, allow: Sequence[str] = ()) -> Any:
     package = "visionkit" if own else next((one for one in allow if _inside(module_name, one)), None)
     if package is None:
         mend = f"load it with allow=['{shown.partition('.')[0]}'] if you trust its code"
-        raise CheckpointError(f"_target_={shown}: a checkpoint may only name parts of visionkit; {mend}")
-    refused = CheckpointError(f"_target_={shown}: this is not a part that a checkpoint may name ({_named(package)})")
+        raise CheckpointError(
+            f"_target_={shown}: a checkpoint may only name parts of visionkit; {mend}", code="checkpoint-refused"
+        )
+    refused = CheckpointError(
+        f"_target_={shown}: this is not a part that a checkpoint may name ({_named(package)})",
+        code="checkpoint-refused",
+    )
     if own and module_name not in PARTS:
         raise refused
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise CheckpointError(f"_target_={shown}: there is no module '{module_name}' ({error})") from error
+        raise CheckpointError(
+            f"_target_={shown}: there is no module '{module_name}' ({error})", code="checkpoint-refused"
+        ) from error
     found = getattr(module, name, None)
     at_home = _inside(str(getattr(found, "__module__", "")), package)
     if not callable(found) or not at_home or (own and not (name in module.__all__ and inspect.isclass(found))):
@@ -176,14 +191,18 @@ def _looked_up(node: Any, path: str, allow: Sequence[str] | None) -> Any:
             return items
         unknown = [key for key in node if str(key).startswith("_") and key not in _MARKS]
         if unknown:
-            raise ConfigError(f"{path.lstrip('.')}: only {listed(_MARKS)} are known, not {listed(unknown)}")
+            raise ConfigError(
+                f"{path.lstrip('.')}: only {listed(_MARKS)} are known, not {listed(unknown)}", code="key-unknown"
+            )
         target = locate(node["_target_"]) if allow is None else locate_fenced(node["_target_"], allow)
         arguments = {key: value for key, value in items.items() if key not in _MARKS}
         if allow is not None and _inside(target.__module__, "visionkit"):
             for key, why in _NOT_FROM_FILES.items():
                 if isinstance(arguments.get(key), str):
                     where = f"{path}.{key}".lstrip(".")
-                    raise CheckpointError(f"{where}: a checkpoint may not give this argument, which {why}")
+                    raise CheckpointError(
+                        f"{where}: a checkpoint may not give this argument, which {why}", code="checkpoint-refused"
+                    )
         return _Call(target, bool(node.get("_partial_", False)), arguments)
     if isinstance(node, list | tuple):
         return [_looked_up(value, f"{path}[{i}]", allow) for i, value in enumerate(node)]
@@ -214,7 +233,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _targets(value, f"{path}[{i}]")
 
 
-def _argument_faults(target: Callable[..., Any], mapping: Mapping[str, Any], path: str) -> list[str]:
+def _argument_faults(target: Callable[..., Any], mapping: Mapping[str, Any], path: str) -> list[CodedLine]:
     known = parameters(target)
     name = getattr(target, "__name__", str(target))
     given = {key: value for key, value in mapping.items() if key not in _MARKS and not key.startswith("_")}
@@ -223,18 +242,18 @@ def _argument_faults(target: Callable[..., Any], mapping: Mapping[str, Any], pat
     by_name = [key for key, parameter in known.items() if parameter.kind in keywords]
     needed = [key for key in by_name if known[key].default is inspect.Parameter.empty]
     is_partial = mapping.get("_partial_", False)
-    faults = []
+    faults: list[CodedLine] = []
     for key in given:
         if key not in by_name and not takes_any:
             own = [one for one in by_name if not (is_partial and one in needed)]
             hint = did_you_mean(key, own) or f"; it has {listed(own, 20)}"
-            faults.append(f"{path}.{key}: {name} has no argument '{key}'{hint}")
+            faults.append(CodedLine(f"{path}.{key}: {name} has no argument '{key}'{hint}", "key-unknown"))
     hints = _hints(target)
     for key in by_name:
         if key in given and not _fits(given[key], hints.get(key, Any)):
-            faults.append(f"{path}.{key}={given[key]}: {name} wants {_in_words(hints[key])}")
+            faults.append(CodedLine(f"{path}.{key}={given[key]}: {name} wants {_in_words(hints[key])}", "value-unfit"))
         if key in needed and key not in given and not is_partial:
-            faults.append(f"{path}: {name} needs the argument '{key}'; give {path}.{key}=…")
+            faults.append(CodedLine(f"{path}: {name} needs the argument '{key}'; give {path}.{key}=…", "value-missing"))
     return faults
 
 

@@ -32,9 +32,9 @@ PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQV
 CASES: list[tuple[Any, ...]] = [
     ("no_classes", lambda root: root.mkdir(), "set-unusable",
      "{root}: no class folders; put the images of each class into one, as in cats/1.jpg"),
-    ("a_file", lambda root: root.write_text("x"), "set-unusable",
+    ("a_file", lambda root: root.write_text("x"), "root-missing",
      "{root}: a file, not a folder; give the data set's folder as data.root"),
-    ("no_split", _files(), "set-unusable",
+    ("no_split", _files(), "split-unknown",
      "{root}: no split 'val'; it has train; choose one with data.splits", "data.splits={train: val, val: null, test: null}"),
     ("no_image", _files(**{"train/cat/2.jpg": b"no image"}), "image-unreadable",
      "{root}/train/cat/2.jpg: not an image; save it again as JPEG or PNG, or take it out of the data set"),

@@ -95,7 +95,7 @@ CASES: list[tuple[Any, ...]] = [
      "{root}/ImageSets/Main/train.txt: the list is empty; write one image name per line, without its ending"),
     ("list_of_bytes", _written("ImageSets/Main/train.txt", b"\xff\xfe\x00a"), "file-unreadable",
      "{root}/ImageSets/Main/train.txt: cannot be read ({*}); it must be text with one image name per line"),
-    ("no_list", _written("ImageSets/Main/train.txt", None), "set-unusable",
+    ("no_list", _written("ImageSets/Main/train.txt", None), "split-unknown",
      "{root}/ImageSets/Main: no split 'train'; it has none; choose one with data.splits"),
 ]
 # fmt: on

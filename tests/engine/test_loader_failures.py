@@ -40,7 +40,7 @@ def test_a_process_that_hangs_ends_the_run_within_the_time_out(train, in_child):
     began = time.monotonic()
     assert os.waitstatus_to_exitcode(in_child(work, Path("log"))) == 1
     assert time.monotonic() - began < 60
-    line = Path("log").read_text().splitlines()[-1]
+    line = Path("log").read_text().splitlines()[-2]
     assert line.startswith("a process that loads data did not answer for engine.timeout seconds; ")
     assert "; step-7 is saved, resume=a goes on from it" in line
     assert json.loads(Path("a/status.json").read_text())["status"] == "failed"
@@ -55,7 +55,7 @@ def test_an_evaluation_heeds_the_time_out_too(runs, finished, in_child):
         return cli.main(["evaluate", f"checkpoint={finished}", *typed])
 
     assert os.waitstatus_to_exitcode(in_child(work, Path("log"))) == 1
-    line = Path("log").read_text().splitlines()[-1]
+    line = Path("log").read_text().splitlines()[-2]
     assert line.startswith("a process that loads data did not answer for engine.timeout seconds; ")
 
 

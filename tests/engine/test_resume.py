@@ -198,7 +198,7 @@ def test_a_configuration_of_an_older_version_has_todays_defaults(train, runs, fi
     checkpoint = Path("a/checkpoints/last")
     config = OmegaConf.load(checkpoint / "config.yaml")
     for parent, key in (
-        ("engine", "evaluate_every"),
+        ("engine", "max_bad_steps"),
         ("optim", "l1"),
         ("model.backbone", "size"),
         ("", "resume_allow"),
@@ -208,7 +208,7 @@ def test_a_configuration_of_an_older_version_has_todays_defaults(train, runs, fi
     assert train("resume=a", "optim.l1=0.1") == 2
     assert "(optim.l1: nothing -> 0.1)" in capsys.readouterr().err
     assert train("resume=a") == 0
-    said = "keys that the run's configuration did not have yet have today's defaults: engine.evaluate_every, model.back"
+    said = "keys that the run's configuration did not have yet have today's defaults: engine.max_bad_steps, model.back"
     assert said in capsys.readouterr().out
 
 

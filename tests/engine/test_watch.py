@@ -49,10 +49,10 @@ def test_nothing_is_amiss_while_all_are_there_and_one_leaves(watches):
 
 def test_an_error_of_one_process_is_known_to_all_and_the_first_one_says_it(watches):
     one, two, three = watches(3)
-    assert two.fail("a.jpg cannot be read", 2) is True
+    assert two.fail("a.jpg cannot be read", 2, "image-unreadable") is True
     found = endings([one, two, three])
     assert {ending.message for ending in found} == {"process 1: a.jpg cannot be read"}
-    assert {(ending.code, ending.speaker) for ending in found} == {(2, 0)}
+    assert {(ending.code, ending.speaker, ending.fault) for ending in found} == {(2, 0, "image-unreadable")}
 
 
 def test_a_process_that_others_wait_for_too_long_is_named(watches):
@@ -113,11 +113,13 @@ def test_a_process_that_cannot_come_back_is_ended_with_last_words(monkeypatch, c
         each._end_hard = module.Watch._end_hard.__get__(each)
     two._stopped.set()
     one.start()
-    two._tell(error=("process 1: gone wrong", 1, 0))
+    two._tell(error=("process 1: gone wrong", 1, 0, "loss-not-finite"))
     one._thread.join(5)
     assert codes == [1]
     assert words == ["process 1: gone wrong; step-9 is saved"]
-    assert capsys.readouterr().err == "process 1: gone wrong; step-9 is saved\n"
+    line, mend = capsys.readouterr().err.splitlines()
+    assert line == "process 1: gone wrong; step-9 is saved"
+    assert mend.startswith("  [loss-not-finite] ")
 
 
 def test_a_store_that_is_gone_ends_the_processes(watches):

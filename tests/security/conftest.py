@@ -66,7 +66,9 @@ def here(tmp_path, monkeypatch, scene_cache):
 
 @pytest.fixture
 def refused(here, capsys):
-    """refused("evaluate", "checkpoint=…"): the tool ends with 2 and one line, which is returned, and writes nothing."""
+    """refused("evaluate", "checkpoint=…"): the tool ends with 2, a line and its mend; the line is returned, and nothing
+    is written.
+    """
 
     def run(*typed):
         before = sorted(here.rglob("*"))
@@ -75,7 +77,7 @@ def refused(here, capsys):
         output = capsys.readouterr()
         lines = output.err.splitlines()
         assert code == 2, f"{code}: {output.err}"
-        assert len(lines) == 1, output.err
+        assert len(lines) == 2 and lines[1].startswith("  ["), output.err
         assert lines[0].isprintable()
         assert sorted(here.rglob("*")) == before, "something was written"
         return lines[0]
@@ -124,13 +126,13 @@ def run_of_one(finished, tmp_path):
 
 @pytest.fixture
 def resume_refused(train, run_of_one, capsys):
-    """resume_refused(): the run is refused with 2 and one line, which is returned."""
+    """resume_refused(): the run is refused with 2, a line and its mend; the line is returned."""
 
     def run():
         capsys.readouterr()
         assert train(f"resume={run_of_one}") == 2
         lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1, lines
+        assert len(lines) == 2 and lines[1].startswith("  ["), lines
         assert lines[0].isprintable()
         return lines[0]
 

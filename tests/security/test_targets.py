@@ -15,12 +15,12 @@ from hydra.utils import instantiate
 from PIL import Image
 
 import visionkit
-from visionkit import cli
 from visionkit.config import configs_folder, evaluation_data, groups
 from visionkit.config_files import read_trained_config
 from visionkit.engine.checkpoint import load_model
 from visionkit.errors import CheckpointError, UserError
 from visionkit.targets import PARTS, build, locate_fenced
+from visionkit.tool_help import HELP
 
 TOUCH = {"_target_": "os.makedirs", "name": "{marker}"}
 HARMFUL = {
@@ -117,17 +117,21 @@ def test_a_description_makes_only_parts(node, checkpoint, put):
 TOOLS = {
     "evaluate": ("device=cpu",),
     "predict": ("device=cpu", "source={image}", "out=out"),
+    "export": ("images={image}", "out=out.onnx"),
+    "demo": ("device=cpu", "port=0"),
     "probe": ("device=cpu",),
     "inspect_model": ("out=model.png",),
 }
 
 
 def test_every_tool_that_takes_a_checkpoint_is_tried():
-    assert set(TOOLS) == {tool for tool, keys in cli._USUAL.items() if "checkpoint=" in " ".join(keys)}
+    assert set(TOOLS) == {tool for tool, told in HELP.items() if told.takes("checkpoint")}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_each_tool_refuses_in_one_line(tool, checkpoint, put, refused, marker, tmp_path):
+    if tool == "demo":
+        pytest.importorskip("gradio")
     description = json.loads((checkpoint / "model.json").read_text())
     put(checkpoint, "model.json", {**description, "neck": {"_target_": "os.makedirs", "name": str(marker)}})
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")

@@ -119,11 +119,17 @@ def follow(
         ConfigError: one line that names the first layer that cannot be, its input and the mend.
     """
     if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
-        raise ConfigError(f"{KEY}: a list of layers such as [conv: {{filters: 32}}, pool, flatten, dense, softmax]")
+        raise ConfigError(
+            f"{KEY}: a list of layers such as [conv: {{filters: 32}}, pool, flatten, dense, softmax]",
+            code="layers-unfit",
+        )
     given = [_named(item, number) for number, item in enumerate(layers, 1)]
     kinds = [kind for kind, _ in given]
     if start is not None and start not in kinds:
-        raise ConfigError(f"{KEY}: there is no {start} in it; add {start}, dense and softmax, or leave the head out")
+        raise ConfigError(
+            f"{KEY}: there is no {start} in it; add {start}, dense and softmax, or leave the head out",
+            code="layers-unfit",
+        )
     steps: list[Step] = []
     size, stride = image, 1
     for number in range(1 if start is None else kinds.index(start) + 1, len(kinds) + 1):
@@ -149,7 +155,9 @@ def canvas_of(image_size: Any) -> tuple[int, int]:
     """
     sides = list(image_size) if isinstance(image_size, Sequence) else [image_size] * 2
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ConfigError(f"image_size={image_size}: a whole number above 0, or [height, width], is wanted")
+        raise ConfigError(
+            f"image_size={image_size}: a whole number above 0, or [height, width], is wanted", code="value-unfit"
+        )
     return sides[0], sides[1]
 
 
@@ -194,12 +202,18 @@ def _named(item: Any, number: int) -> tuple[str, Any]:
         ((kind, options),) = item.items()
     elif isinstance(item, Mapping):
         mend = "a line of its own for each layer; arguments stand in braces, as in conv: {filters: 32}"
-        raise ConfigError(f"{KEY}, layer {number} ({listed(list(item))}): one name is wanted, not {len(item)}; {mend}")
+        raise ConfigError(
+            f"{KEY}, layer {number} ({listed(list(item))}): one name is wanted, not {len(item)}; {mend}",
+            code="layers-unfit",
+        )
     else:
         kind, options = item, None
     if not isinstance(kind, str) or kind not in LAYERS:
         hint = did_you_mean(str(kind), LAYERS)
-        raise ConfigError(f"{KEY}, layer {number} ({kind}): there is no such layer{hint}; known: {listed([*LAYERS])}")
+        raise ConfigError(
+            f"{KEY}, layer {number} ({kind}): there is no such layer{hint}; known: {listed([*LAYERS])}",
+            code="layers-unfit",
+        )
     return kind, options
 
 
@@ -326,6 +340,6 @@ def _refusal(number: int, kind: str, size: Size) -> Refuse:
     shown = "x".join(map(str, size)) if len(size) == 3 else f"{size[0]} values"
 
     def refuse(said: str) -> NoReturn:
-        raise ConfigError(f"{KEY}, layer {number} ({kind}), input {shown}: {said}")
+        raise ConfigError(f"{KEY}, layer {number} ({kind}), input {shown}: {said}", code="layers-unfit")
 
     return refuse

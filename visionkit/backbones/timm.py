@@ -41,9 +41,14 @@ class Timm(nn.Module):
         timm = _timm()
         known = timm.list_models()
         if name.partition(".")[0] not in known:
-            raise ConfigError(f"Timm: timm {timm.__version__} knows no network '{name}'{did_you_mean(name, known)}")
+            raise ConfigError(
+                f"Timm: timm {timm.__version__} knows no network '{name}'{did_you_mean(name, known)}",
+                code="choice-unknown",
+            )
         if in_channels != 3 and weights is not None:
-            raise ConfigError(f"Timm: weights for 3 channels cannot take {in_channels}; use weights=none")
+            raise ConfigError(
+                f"Timm: weights for 3 channels cannot take {in_channels}; use weights=none", code="channels-differ"
+            )
         self.name, self.in_channels = name, in_channels
         self.network = _network(name, weights, in_chans=in_channels)
         self.left_out = [] if weights is None else [f"{prefix}.*" for prefix in _classifiers(self.network)]
@@ -79,7 +84,9 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ConfigError("Timm: timm is not installed; pip install 'visionkit[timm]'") from error
+        raise ConfigError(
+            "Timm: timm is not installed; pip install 'visionkit[timm]'", code="package-missing"
+        ) from error
     return timm
 
 
@@ -102,10 +109,11 @@ def _created(name: str, **options: Any) -> Any:
         return _timm().create_model(name, **options)
     except OSError as error:
         raise CheckpointError(
-            f"weights=DEFAULT: the download of timm's {name} failed ({error}); fetch it elsewhere and give its path"
+            f"weights=DEFAULT: the download of timm's {name} failed ({error}); fetch it elsewhere and give its path",
+            code="download-failed",
         ) from error
     except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"Timm: timm gives no feature maps of {name} ({error})") from error
+        raise ConfigError(f"Timm: timm gives no feature maps of {name} ({error})", code="backbone-unfit") from error
 
 
 @torch.no_grad()
@@ -122,7 +130,10 @@ def _specs(network: Any, name: str, in_channels: int) -> dict[str, FeatureSpec]:
     doubles = all(coarser == 2 * finer for finer, coarser in pairwise(strides))
     if found != wanted or not doubles or strides[0].bit_count() != 1:
         said = f"strides {listed(strides)}, and of {side} x {side} pixels {found}"
-        raise ConfigError(f"Timm: {name} has no maps whose strides double and divide the image ({said}); use another")
+        raise ConfigError(
+            f"Timm: {name} has no maps whose strides double and divide the image ({said}); use another",
+            code="backbone-unfit",
+        )
     return {
         f"c{stride.bit_length() - 1}": FeatureSpec(count, stride)
         for count, stride in zip(channels, strides, strict=True)

@@ -94,14 +94,20 @@ class Torchvision(nn.Module):
 
 def _check(name: str, weights: str | None, in_channels: int, output_stride: int) -> None:
     if name not in NAMES:
-        raise ConfigError(f"Torchvision: '{name}' is none of {', '.join(NAMES)}{did_you_mean(name, NAMES)}")
+        raise ConfigError(
+            f"Torchvision: '{name}' is none of {', '.join(NAMES)}{did_you_mean(name, NAMES)}", code="choice-unknown"
+        )
     if in_channels != 3 and weights is not None:
-        raise ConfigError(f"Torchvision: weights for 3 channels cannot take {in_channels}; use weights=none")
+        raise ConfigError(
+            f"Torchvision: weights for 3 channels cannot take {in_channels}; use weights=none", code="channels-differ"
+        )
     if output_stride not in (8, 16, 32):
-        raise ConfigError(f"Torchvision: output_stride={output_stride} must be 8, 16 or 32")
+        raise ConfigError(f"Torchvision: output_stride={output_stride} must be 8, 16 or 32", code="value-unfit")
     if output_stride != 32 and not name.startswith(DILATABLE):
         families = "ResNet, ResNeXt, Wide ResNet, RegNet, MobileNet, EfficientNet and ShuffleNet"
-        raise ConfigError(f"Torchvision: {name} cannot be dilated; use output_stride=32, or one of {families}")
+        raise ConfigError(
+            f"Torchvision: {name} cannot be dilated; use output_stride=32, or one of {families}", code="backbone-unfit"
+        )
 
 
 def _network(name: str, weights: str | None) -> Any:
@@ -114,13 +120,15 @@ def _network(name: str, weights: str | None) -> Any:
         except OSError as error:
             raise CheckpointError(
                 f"weights={weights}: the download of {published[weights].url} failed ({error}); "
-                "fetch it elsewhere and give its path"
+                "fetch it elsewhere and give its path",
+                code="download-failed",
             ) from error
     if not Path(weights).exists() and not Path(weights).suffix:
         names = ("none", "DEFAULT", *published.__members__)
         raise ConfigError(
             f"weights={weights}: neither a file nor published weights of {name} ({', '.join(names)})"
-            f"{did_you_mean(weights, names)}"
+            f"{did_you_mean(weights, names)}",
+            code="weights-missing",
         )
     network = torchvision.models.get_model(name)
     load_weights(network, weights, may_miss=_CLASSIFIERS, rename=_todays_name)

@@ -20,16 +20,22 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"weights={path}: there is no such file; give the path of a state dict, or weights=none")
+        raise CheckpointError(
+            f"weights={path}: there is no such file; give the path of a state dict, or weights=none",
+            code="weights-missing",
+        )
     try:
         state = read_safetensors(path) if path.suffix == ".safetensors" else read_saved(path)
     except Unreadable as error:
         raise CheckpointError(
             f"weights={path}: not a readable state dict ({error}); save it anew with "
-            "torch.save(model.state_dict(), FILE), or as .safetensors"
+            "torch.save(model.state_dict(), FILE), or as .safetensors",
+            code="weights-unreadable",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"weights={path}: a dict of tensors is wanted; save model.state_dict()")
+        raise CheckpointError(
+            f"weights={path}: a dict of tensors is wanted; save model.state_dict()", code="weights-unreadable"
+        )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
@@ -63,5 +69,7 @@ def load_weights(
     faults = {"lacks": lacking, "does not know": unknown, "has another shape": other}
     said = [f"{what}: {listed(names, 4)}" for what, names in faults.items() if names]
     if said:
-        raise CheckpointError(f"weights={path} do not fit {type(network).__name__} ({'; '.join(said)})")
+        raise CheckpointError(
+            f"weights={path} do not fit {type(network).__name__} ({'; '.join(said)})", code="weights-do-not-fit"
+        )
     network.load_state_dict({**own, **given})

@@ -48,7 +48,9 @@ class TopK:
         wrong = [name for name in numbers or () if name not in known]
         if wrong or (numbers is not None and not numbers):
             fault = f"there is no '{wrong[0]}'{did_you_mean(wrong[0], known)}" if wrong else "name at least one"
-            raise ConfigError(f"metrics=[{', '.join(numbers or ())}]: {fault}; known: {listed(known)}")
+            raise ConfigError(
+                f"metrics=[{', '.join(numbers or ())}]: {fault}; known: {listed(known)}", code="choice-unknown"
+            )
         self.classes = tuple(classes)
         self.multi_label = multi_label
         self.numbers = tuple(dict.fromkeys(numbers or (known[:1] if multi_label else known[:3])))
@@ -78,12 +80,16 @@ class TopK:
             return
         if wanted.sum() != 1:
             mend = "give it one, or train with head.classification.multi_label=true"
-            raise DataError(f"image {image_id}: {wanted.sum()} classes where top-1 accuracy needs one: {mend}")
+            raise DataError(
+                f"image {image_id}: {wanted.sum()} classes where top-1 accuracy needs one: {mend}", code="label-count"
+            )
         ranking = np.argsort(-scores, kind="stable")[:5]
-        self._state[image_id] = {"truth": np.flatnonzero(wanted), "ranking": ranking}
+        self._state[image_id] = {"truth": np.flatnonzero(wanted), "ranking": ranking, "scores": scores[ranking]}
 
     def state(self) -> dict[ImageId, dict[str, np.ndarray]]:
-        """Per image: truth (1,) and ranking (at most 5,) class indices; or scores (C,) and truth (C,) of 1, 0, -1."""
+        """Per image: truth (1,) and ranking (at most 5,) class indices and their scores; or, of several labels, scores
+        (C,) and truth (C,) of 1, 0, -1.
+        """
         return dict(self._state)
 
     def merge(self, states: Iterable[Mapping[ImageId, Any]]) -> None:

@@ -45,9 +45,9 @@ def coco_evaluate(
         UserError: the backend is unknown or not installed.
     """
     if iou_type not in ("bbox", "segm"):
-        raise UserError(f"coco_evaluate: iou_type is 'bbox' or 'segm', not {iou_type!r}")
+        raise UserError(f"coco_evaluate: iou_type is 'bbox' or 'segm', not {iou_type!r}", code="choice-unknown")
     if backend not in ("pycocotools", *_FASTER):
-        raise UserError(f"coco_evaluate: backend is 'pycocotools' or 'faster', not {backend!r}")
+        raise UserError(f"coco_evaluate: backend is 'pycocotools' or 'faster', not {backend!r}", code="choice-unknown")
     truth, results = validated(ground_truth, detections, iou_type)
     if not truth["annotations"]:
         return dict.fromkeys(NUMBERS, float("nan"))
@@ -76,7 +76,7 @@ def _faster(truth: dict[str, Any], results: dict[str, Any], iou_type: str) -> tu
         from faster_coco_eval import COCOeval_faster
     except ImportError as error:
         mend = "pip install 'visionkit[fast-eval]', or take backend='pycocotools'"
-        raise UserError(f"coco_evaluate: backend 'faster' is not installed: {mend}") from error
+        raise UserError(f"coco_evaluate: backend 'faster' is not installed: {mend}", code="package-missing") from error
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval_faster(FasterCOCO(truth), FasterCOCO(results), iou_type)
         evaluation.evaluate()

@@ -46,13 +46,15 @@ def validated(
     truth = _Side(*_loaded(ground_truth, "ground truth"))
     if not isinstance(truth.content, Mapping):
         kind = type(truth.content).__name__
-        raise truth.fault("", kind, "is no COCO data set", "give a dict with images, annotations and categories")
+        raise truth.fault(
+            "", kind, "is no COCO data set", "give a dict with images, annotations and categories", code="file-format"
+        )
     images, categories = truth.numbered("images"), truth.numbered("categories")
     results = _Side(*_loaded(detections, "detections"))
     if isinstance(results.content, Mapping) and "annotations" not in results.content:
         keys = ", ".join(str(key) for key in results.content)
         mend = "give the list of result rows, with several heads that of one"
-        raise results.fault("", keys, "are keys of no result file", mend)
+        raise results.fault("", keys, "are keys of no result file", mend, code="file-format")
     sizes = truth.image_sizes if iou_type == "segm" else {}
     names = {row["id"]: str(row.get("name", row["id"])) for _, row in truth.rows("categories")}
     fresh = {
@@ -80,20 +82,22 @@ class _Side:
         self.content = content
         self.name = name
 
-    def fault(self, pointer: str, value: object, problem: str, mend: str) -> DataError:
+    def fault(self, pointer: str, value: object, problem: str, mend: str, *, code: str) -> DataError:
         text = repr(value)
         text = text if len(text) <= 80 else f"{text[:77]}..."
-        return DataError(f"{self.name}: {pointer or '/'}: {text} {problem}: {mend}")
+        return DataError(f"{self.name}: {pointer or '/'}: {text} {problem}: {mend}", code=code)
 
     def rows(self, key: str) -> list[tuple[str, Mapping[str, Any]]]:
         """The rows under `key`, or of the content itself where `key` is empty, each with its pointer."""
         content = self.content[key] if key and key in self.content else (None if key else self.content)
         pointer = f"/{key}" if key else ""
         if not isinstance(content, Sequence) or isinstance(content, str | bytes):
-            raise self.fault(pointer, content, "is no list", f"give a list of {key or 'result rows'}")
+            raise self.fault(
+                pointer, content, "is no list", f"give a list of {key or 'result rows'}", code="file-format"
+            )
         for index, row in enumerate(content):
             if not isinstance(row, Mapping):
-                raise self.fault(f"{pointer}/{index}", row, "is no object", "give a dict per row")
+                raise self.fault(f"{pointer}/{index}", row, "is no object", "give a dict per row", code="file-format")
         return [(f"{pointer}/{index}", row) for index, row in enumerate(content)]
 
     def numbered(self, key: str) -> dict[Any, int]:
@@ -108,7 +112,13 @@ class _Side:
         """Put the id of `row` into `seen`, the pointers by id; refuse one that is there."""
         value = self.identifier(f"{pointer}/id", row.get("id"))
         if value in seen:
-            raise self.fault(f"{pointer}/id", value, f"is also the id of {seen[value]}", "give every one its own")
+            raise self.fault(
+                f"{pointer}/id",
+                value,
+                f"is also the id of {seen[value]}",
+                "give every one its own",
+                code="id-duplicate",
+            )
         seen[value] = pointer
 
     @cached_property
@@ -119,10 +129,22 @@ class _Side:
             for key in ("height", "width"):
                 value: Any = row.get(key)
                 if not _is_number(value) or value < 1 or value != int(value):
-                    raise self.fault(f"{pointer}/{key}", value, "is no size", "masks need each image's size in pixels")
+                    raise self.fault(
+                        f"{pointer}/{key}",
+                        value,
+                        "is no size",
+                        "masks need each image's size in pixels",
+                        code="size-invalid",
+                    )
             height, width = int(row["height"]), int(row["width"])
             if height * width >= MOST_PIXELS:
-                raise self.fault(pointer, f"{height} x {width}", "is too large for masks", "give fewer than 2³² pixels")
+                raise self.fault(
+                    pointer,
+                    f"{height} x {width}",
+                    "is too large for masks",
+                    "give fewer than 2³² pixels",
+                    code="image-too-large",
+                )
             sizes[row["id"]] = (height, width)
         return sizes
 
@@ -131,7 +153,7 @@ class _Side:
             return value
         if _is_number(value) and value == int(value):
             return int(value)
-        raise self.fault(pointer, value, "is no id", "ids are whole numbers or strings")
+        raise self.fault(pointer, value, "is no id", "ids are whole numbers or strings", code="id-invalid")
 
 
 def _loaded(source: Any, name: str) -> tuple[Any, str]:
@@ -140,9 +162,13 @@ def _loaded(source: Any, name: str) -> tuple[Any, str]:
     try:
         return json.loads(Path(source).read_text(encoding="utf-8")), str(source)
     except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}): give the path of a COCO JSON file") from error
+        raise DataError(
+            f"{source}: cannot be read ({error.strerror}): give the path of a COCO JSON file", code="file-unreadable"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: is not JSON ({error}): give the path of a COCO JSON file") from error
+        raise DataError(
+            f"{source}: is not JSON ({error}): give the path of a COCO JSON file", code="file-unreadable"
+        ) from error
 
 
 def _truth_row(side: _Side, pointer: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Row:
@@ -161,7 +187,9 @@ def _truth_row(side: _Side, pointer: str, row: Mapping[str, Any], size: tuple[in
 def _result_row(side: _Side, pointer: str, row: Mapping[str, Any], size: tuple[int, int] | None) -> Row:
     """Score, box or mask, and area of a detection; as in pycocotools its area is that of the box if it has one."""
     if not _is_number(row.get("score")):
-        raise side.fault(f"{pointer}/score", row.get("score"), "is no score", "give a finite number")
+        raise side.fault(
+            f"{pointer}/score", row.get("score"), "is no score", "give a finite number", code="score-invalid"
+        )
     new: Row = {"score": float(row["score"])}
     if size is not None:
         new["segmentation"] = _rle(side, f"{pointer}/segmentation", row.get("segmentation"), size)
@@ -183,7 +211,7 @@ _FLAGS = {
 
 def _flag(side: _Side, pointer: str, value: Any, mend: str) -> int:
     if not isinstance(value, bool | np.bool_) and not (_is_number(value) and value in (0, 1)):
-        raise side.fault(pointer, value, "is neither 0 nor 1", mend)
+        raise side.fault(pointer, value, "is neither 0 nor 1", mend, code="flag-invalid")
     return int(value)
 
 
@@ -204,7 +232,9 @@ def _placed(
             other = "the ground truth has it as a " + ("number" if isinstance(value, str) else "string")
             alike = str(value) in {str(identifier) for identifier in known}
             mend = f"{other}; write ids alike" if alike else "take it out, or give the ground truth that it belongs to"
-            raise side.fault(f"{pointer}/{key}", value, "is not in the ground truth", mend)
+            raise side.fault(
+                f"{pointer}/{key}", value, "is not in the ground truth", mend, code=f"{key.removesuffix('_id')}-unknown"
+            )
         new[key] = known[value]
     return new
 
@@ -213,12 +243,12 @@ def _box(side: _Side, pointer: str, value: Any) -> list[float]:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, Sequence) or len(value) != 4:
-        raise side.fault(pointer, value, "is no box", XYWH)
+        raise side.fault(pointer, value, "is no box", XYWH, code="box-format")
     for index, number in enumerate(value):
         if not _is_number(number) or (index > 1 and number < 0):
-            raise side.fault(f"{pointer}/{index}", number, "cannot be in a box", XYWH)
+            raise side.fault(f"{pointer}/{index}", number, "cannot be in a box", XYWH, code="box-format")
     if max(map(abs, value)) > FARTHEST or value[2] * value[3] > LARGEST_AREA:
-        raise side.fault(pointer, value, "is too large", _SMALLER)
+        raise side.fault(pointer, value, "is too large", _SMALLER, code="box-outside")
     return [float(number) for number in value]
 
 
@@ -226,9 +256,11 @@ def _truth_area(side: _Side, pointer: str, row: Mapping[str, Any], new: Row) -> 
     value = row.get("area")
     if value is not None:
         if not _is_number(value) or value < 0:
-            raise side.fault(f"{pointer}/area", value, "is no area", "give pixels, or leave it out")
+            raise side.fault(
+                f"{pointer}/area", value, "is no area", "give pixels, or leave it out", code="area-invalid"
+            )
         if value > LARGEST_AREA:
-            raise side.fault(f"{pointer}/area", value, "is too large", _SMALLER)
+            raise side.fault(f"{pointer}/area", value, "is too large", _SMALLER, code="area-invalid")
         return float(value)
     mask = new.get("segmentation")
     if mask is None and row.get("segmentation"):
@@ -244,23 +276,41 @@ def _rle(side: _Side, pointer: str, value: Any, size: tuple[int, int]) -> Row:
             numbers = isinstance(polygon, list) and all(_is_number(number) for number in polygon)
             if not numbers or len(polygon) < 6 or len(polygon) % 2:
                 mend = "give at least three points as [x1, y1, x2, y2, ...]"
-                raise side.fault(f"{pointer}/{index}", polygon, "is no polygon", mend)
+                raise side.fault(f"{pointer}/{index}", polygon, "is no polygon", mend, code="polygon-short")
             for axis, side_length in enumerate((width, height)):
                 far = [at for at in polygon[axis::2] if not -POLYGON_MARGIN <= at <= side_length + POLYGON_MARGIN]
                 if far:
-                    raise side.fault(f"{pointer}/{index}", far[0], f"is far outside {width} x {height}", "give pixels")
+                    raise side.fault(
+                        f"{pointer}/{index}",
+                        far[0],
+                        f"is far outside {width} x {height}",
+                        "give pixels",
+                        code="polygon-outside",
+                    )
         return dict(coco_mask.merge(coco_mask.frPyObjects(value, height, width)))
     if not isinstance(value, Mapping) or not {"size", "counts"} <= set(value):
-        raise side.fault(pointer, value, "is no mask", "give polygons or a run-length encoding")
+        raise side.fault(
+            pointer, value, "is no mask", "give polygons or a run-length encoding", code="segmentation-format"
+        )
     if not isinstance(value["size"], Sequence | np.ndarray) or list(value["size"]) != [height, width]:
-        raise side.fault(f"{pointer}/size", value["size"], f"is not the image's {[height, width]}", "encode it anew")
+        raise side.fault(
+            f"{pointer}/size", value["size"], f"is not the image's {[height, width]}", "encode it anew", code="rle-size"
+        )
     counts = value["counts"]
     listed = isinstance(counts, Sequence | np.ndarray) and not isinstance(counts, str | bytes)
     if listed and not all(_is_number(run) and run == int(run) for run in counts):
-        raise side.fault(f"{pointer}/counts", counts, "are no lengths of runs", "encode the mask anew")
+        raise side.fault(
+            f"{pointer}/counts", counts, "are no lengths of runs", "encode the mask anew", code="rle-invalid"
+        )
     runs = np.array([int(run) for run in counts]) if listed else _runs(counts)
     if runs is None or runs.dtype.kind not in "iu" or (runs < 0).any() or runs.sum() != height * width:
-        raise side.fault(f"{pointer}/counts", counts, f"do not fill {height} x {width} pixels", "encode the mask anew")
+        raise side.fault(
+            f"{pointer}/counts",
+            counts,
+            f"do not fill {height} x {width} pixels",
+            "encode the mask anew",
+            code="rle-invalid",
+        )
     if isinstance(counts, str | bytes):
         return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
     return dict(coco_mask.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width))

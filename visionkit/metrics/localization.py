@@ -62,16 +62,24 @@ class LocalizationAccuracy:
         if not (np.isfinite(scores).all() and np.isfinite(prediction.boxes).all()):
             raise ValueError(f"LocalizationAccuracy: image {image_id}: a predicted score or box is not finite")
         if wanted.sum() != 1:
-            raise DataError(f"image {image_id}: {wanted.sum()} classes where localization needs one: correct its label")
+            raise DataError(
+                f"image {image_id}: {wanted.sum()} classes where localization needs one: correct its label",
+                code="label-count",
+            )
         ranking = np.argsort(-scores, kind="stable")[:5]
         self._state[image_id] = {
             "truth": np.flatnonzero(wanted),
             "ranking": ranking,
+            "scores": scores[ranking],
             "iou": _iou(prediction.boxes[ranking], truth.box),
+            "box": prediction.boxes[ranking[0]],
+            "truth_box": truth.box,
         }
 
     def state(self) -> dict[ImageId, dict[str, np.ndarray]]:
-        """Per image: truth (1,) and ranking (at most 5,) class indices, iou of the ranked classes' boxes, float64."""
+        """Per image: truth (1,) and ranking (at most 5,) class indices; of the ranked classes scores and the IoU of
+        their boxes; box and truth_box, (4,) xyxy, of the best class and of the object.
+        """
         return dict(self._state)
 
     def merge(self, states: Iterable[Mapping[ImageId, Any]]) -> None:

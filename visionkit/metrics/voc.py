@@ -38,12 +38,17 @@ def voc_evaluate(
         UserError: the threshold is out of range.
     """
     if not 0 < iou_threshold <= 1:
-        raise UserError(f"voc_evaluate: iou_threshold is above 0 and at most 1, not {iou_threshold!r}")
+        raise UserError(
+            f"voc_evaluate: iou_threshold is above 0 and at most 1, not {iou_threshold!r}", code="value-unfit"
+        )
     truth, results = validated(ground_truth, detections, "bbox")
     names = [category["name"] for category in truth["categories"]]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"ground truth: /categories: {twice!r} is the name of two: give every category its own")
+        raise DataError(
+            f"ground truth: /categories: {twice!r} is the name of two: give every category its own",
+            code="category-duplicate",
+        )
     of_truth, of_results = _by_image(truth), _by_image(results)
     rows = [_row(of_truth.get(number, []), of_results.get(number, [])) for number in sorted({*of_truth, *of_results})]
     values = voc_precisions(rows, len(names), iou_threshold)

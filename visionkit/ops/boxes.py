@@ -89,7 +89,8 @@ def non_maximum_suppression(
     if torch.compiler.is_exporting():
         from visionkit.ops.suppression import suppress  # defines the operator that an exported program calls
 
-        return suppress(boxes, labels, candidates, threshold, labels.shape[1] if most is None else most)
+        kept: Tensor = suppress(boxes, labels, candidates, threshold, labels.shape[1] if most is None else most)
+        return kept
     if boxes.device.type == "cuda":
         return suppressed_together(boxes, labels, candidates, threshold, most)
     return suppressed_in_turn(boxes.cpu(), labels.cpu(), candidates.cpu(), threshold, most).to(boxes.device)

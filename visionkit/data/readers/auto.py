@@ -92,7 +92,10 @@ class Auto:
         for key in wanted:
             if key not in taken:
                 where = "data" if key in ("classes", "ignore_index", "annotations") else "data.reader"
-                raise ConfigError(f"{where}.{key}: {folder} is read as data={chosen.format}, which takes no {key}")
+                raise ConfigError(
+                    f"{where}.{key}: {folder} is read as data={chosen.format}, which takes no {key}",
+                    code="key-not-taken",
+                )
         usual: dict[str, Any] = {"on_error": on_error, "seed": seed, "channels": channels, "bit_depth": bit_depth}
         wanted |= {key: value for key, value in usual.items() if key in taken}
         reader = _open(make, folder, split, {**chosen.arguments, **wanted})
@@ -112,14 +115,14 @@ def _decide(root: Path, task: str | None, annotations: str | Path | None) -> tup
     listing = Listing(root)
     found = evidence(listing, task)
     if not found:
-        raise DataError(_unknown(root, listing, task))
+        raise DataError(_unknown(root, listing, task), code="format-unclear")
     needs = _NEEDS.get(task or "", frozenset())
     fitting = [one for one in found if needs <= one.fields] or found
     best = [one for one in fitting if _RANK[one.format] == min(_RANK[other.format] for other in fitting)]
     if len(best) > 1:
         seen = "; ".join(f"{one.format}, because there is {one.seen}" for one in best)
         choice = " or ".join(f"data={one.format}" for one in best)
-        raise DataError(f"{root}: several formats fit: {seen}; say which is meant with {choice}")
+        raise DataError(f"{root}: several formats fit: {seen}; say which is meant with {choice}", code="format-unclear")
     return best[0], [one for one in found if one is not best[0]]
 
 

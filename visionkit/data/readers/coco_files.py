@@ -35,7 +35,9 @@ def find_annotations(root: Path, split: str | None, given: str | Path | None, ki
         for file in (root / Path(given).expanduser(), Path(given)):
             if file.is_file():
                 return file
-        raise DataError(f"{given}: no such file, seen from {root}; correct data.annotations.{split}")
+        raise DataError(
+            f"{given}: no such file, seen from {root}; correct data.annotations.{split}", code="file-missing"
+        )
     folder = root / "annotations"
     if split is None:
         return _only_file(root, folder, kind)
@@ -47,12 +49,17 @@ def find_annotations(root: Path, split: str | None, given: str | Path | None, ki
         return matches[0]
     if matches:
         names = listed([file.name for file in matches])
-        raise DataError(f"{folder}: several files for split '{split}': {names}; say data.annotations.{split}=FILE")
+        raise DataError(
+            f"{folder}: several files for split '{split}': {names}; say data.annotations.{split}=FILE",
+            code="set-unusable",
+        )
     there = [*folder.glob(f"{kind}_*.json"), *root.glob("*.json")]
     splits = [file.stem.removeprefix(f"{kind}_") for file in there]
     if not splits:
         looked = f"annotations/{kind}_{split}*.json, {kind}_{split}.json and {split}.json"
-        raise DataError(f"{root}: no COCO annotations; looked for {looked}; say data.annotations.{split}=FILE")
+        raise DataError(
+            f"{root}: no COCO annotations; looked for {looked}; say data.annotations.{split}=FILE", code="set-unusable"
+        )
     raise unknown_split(split, splits, root)
 
 
@@ -62,7 +69,10 @@ def _only_file(root: Path, folder: Path, kind: str) -> Path:
     if len(found) == 1:
         return found[0]
     seen = f"several files ({listed([file.name for file in found])})" if found else "no COCO annotations"
-    raise DataError(f"{root}: {seen}; to divide the images of one, say data.annotations.<split>=FILE for each split")
+    raise DataError(
+        f"{root}: {seen}; to divide the images of one, say data.annotations.<split>=FILE for each split",
+        code="set-unusable",
+    )
 
 
 def image_folders(root: Path, split: str) -> list[str]:

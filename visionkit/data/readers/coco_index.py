@@ -104,7 +104,7 @@ def open_index(file: Path) -> CocoIndex:
         before = stamp(file)
     except OSError as error:
         raise DataError(
-            f"{file}: cannot be read ({error.strerror}); check the path and its permissions", rule="file-unreadable"
+            f"{file}: cannot be read ({error.strerror}); check the path and its permissions", code="file-unreadable"
         ) from None
     if before[0] < LEAST_BYTES:
         return build_index(file)[0]

@@ -74,7 +74,7 @@ def semantic_maps(
     classes = choose_classes(tuple(ids), wanted, file)
     if len(classes) > IGNORE_INDEX:
         fault = f"{len(classes)} classes; a semantic map holds at most {IGNORE_INDEX}"
-        raise ConfigError(f"{file}: {fault}: name those to be used with data.classes=[…]")
+        raise ConfigError(f"{file}: {fault}: name those to be used with data.classes=[…]", code="class-unknown")
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([label_of.get(name, -1) for name in ids], np.int64)
     used = use_objects(pixels, file, images=images, sizes=sizes, names=list(ids), labels=labels)

@@ -107,7 +107,7 @@ class Csv:
         if len({has_boxes for _, has_boxes in read}) > 1:
             names = listed([file.name for file, _ in files_of.own])
             mend = "name those to read with data.reader.files"
-            raise DataError(f"{self.root}: some of {names} have boxes, others none; {mend}")
+            raise DataError(f"{self.root}: some of {names} have boxes, others none; {mend}", code="set-unusable")
         self.fields = frozenset({"boxes" if read[0][1] else "class_scores"})
         rows = [row for some, _ in read for row in some]
         everywhere = [*rows, *(row for file, own in files_of.others for row in read_rows(file, columns, own)[0])]
@@ -251,7 +251,7 @@ def _check_images(images: str | None) -> None:
     placeholders = [] if images is None else re.findall(r"\{(.*?)\}", images)
     if images is not None and ("file" not in placeholders or not set(placeholders) <= {"file", "label", "split"}):
         wanted = "a path with {file}, such as images/{label}/{file}, is wanted"
-        raise ConfigError(f"data.reader.images={images}: {wanted}")
+        raise ConfigError(f"data.reader.images={images}: {wanted}", code="value-unfit")
 
 
 def _by_image(rows: Sequence[Row], root: Path, split: str, images: str | None) -> dict[str, list[Row]]:

@@ -71,19 +71,21 @@ def find_files(root: Path, split: str | None, pattern: str | None, annotations: 
         for file in (root / Path(annotations).expanduser(), Path(annotations)):
             if file.is_file():
                 return CsvFiles([(file, split or "")], [])
-        raise DataError(f"{annotations}: no such file, seen from {root}; correct data.annotations")
+        raise DataError(f"{annotations}: no such file, seen from {root}; correct data.annotations", code="file-missing")
     if pattern is None:
         folders = [root, root / "annotations"]
         files = next((found for folder in folders if (found := sorted(folder.glob("*.csv")))), [])
         if not files:
-            raise DataError(f"{root}: no *.csv there or in annotations/; say data.reader.files=PATTERN")
+            raise DataError(
+                f"{root}: no *.csv there or in annotations/; say data.reader.files=PATTERN", code="file-missing"
+            )
         if USUAL_SPLITS.isdisjoint(file.stem for file in files):
             return CsvFiles([(file, "") for file in files], [])
         pattern = f"{files[0].parent.relative_to(root).as_posix()}/{{split}}.csv".removeprefix("./")
     if "{split}" not in pattern:
         files = sorted(root.glob(pattern))
         if not files:
-            raise DataError(f"{root}: no file fits data.reader.files={pattern}; correct it")
+            raise DataError(f"{root}: no file fits data.reader.files={pattern}; correct it", code="file-missing")
         return CsvFiles([(file, "") for file in files], [])
     name = re.compile(re.escape(pattern).replace(r"\{split\}", "(.+)").replace(r"\*", ".*"))
     matches = {file: name.fullmatch(file.relative_to(root).as_posix()) for file in sorted(root.glob(_any(pattern)))}
@@ -150,11 +152,14 @@ def _places(first: Sequence[str], columns: Columns | None, file: Path) -> tuple[
         for meaning in columns:
             if meaning not in _NAMES:
                 hint = did_you_mean(meaning, _NAMES)
-                raise ConfigError(f"data.reader.columns.{meaning}: no such meaning{hint}; known: {listed([*_NAMES])}")
+                raise ConfigError(
+                    f"data.reader.columns.{meaning}: no such meaning{hint}; known: {listed([*_NAMES])}",
+                    code="key-unknown",
+                )
         missing = [name for name in columns.values() if name not in first]
         if missing:
             fault = f"no column '{missing[0]}'{did_you_mean(missing[0], first)}; it has {listed(first)}"
-            raise DataError(f"{file}: {fault}; correct data.reader.columns")
+            raise DataError(f"{file}: {fault}; correct data.reader.columns", code="value-unfit")
         places = {meaning: first.index(name) for meaning, name in columns.items()}
         has_header = True
     elif columns is not None:

@@ -74,7 +74,10 @@ class Folder:
         class_folders = sorted({name for folder in splits or [""] for name in _folders(self.root / folder)})
         if not class_folders:
             example = f"{split}/cats/1.jpg" if splits else "cats/1.jpg"
-            raise DataError(f"{self.root}: no class folders; put the images of each class into one, as in {example}")
+            raise DataError(
+                f"{self.root}: no class folders; put the images of each class into one, as in {example}",
+                code="set-unusable",
+            )
         self.classes = choose_classes(class_folders, classes, self.root)
         self.category_ids: Sequence[int | str] = range(1, len(self.classes) + 1)
         wanted = [""] if not splits else splits if division.is_given else [split]

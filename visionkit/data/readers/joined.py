@@ -51,7 +51,7 @@ class Joined:
         bit_depth: int | str = 8,
     ) -> None:
         if not readers:
-            raise ConfigError("data.reader.readers: no reader; name at least one")
+            raise ConfigError("data.reader.readers: no reader; name at least one", code="value-missing")
         self.root, self.split = Path(root), split
         self.readers: list[Reader] = []
         for make in readers.values():
@@ -67,7 +67,10 @@ class Joined:
         for name, reader in zip(readers, self.readers, strict=True):
             for field in sorted(reader.fields):
                 if owner.setdefault(field, name) != name:
-                    raise ConfigError(f"data.reader.readers: {owner[field]} and {name} both know {field}; keep one")
+                    raise ConfigError(
+                        f"data.reader.readers: {owner[field]} and {name} both know {field}; keep one",
+                        code="keys-contradict",
+                    )
         self.fields = frozenset(owner)
         with_classes = next((reader for reader in self.readers if len(reader.classes)), first)
         self.classes, self.category_ids = with_classes.classes, with_classes.category_ids
@@ -77,7 +80,10 @@ class Joined:
         for name, reader in zip(readers, self.readers, strict=True):
             for own, ours in ((reader.classes, self.classes), (reader.semantic_classes, self.semantic_classes)):
                 if len(own) and tuple(own) != tuple(ours):
-                    raise ConfigError(f"data.reader.readers.{name}: its classes differ; give all the same classes")
+                    raise ConfigError(
+                        f"data.reader.readers.{name}: its classes differ; give all the same classes",
+                        code="keys-contradict",
+                    )
         self.problems: list[Problem] = [one for reader in self.readers for one in getattr(reader, "problems", ())]
         self.notes = [note for reader in self.readers for note in getattr(reader, "notes", ())]
         places = [{name: place for place, name in enumerate(reader.file_names)} for reader in self.readers]

@@ -41,7 +41,7 @@ def listed_images(file: Path, images: Mapping[str, str]) -> tuple[list[str], lis
             fault = f"'{line}' may be {listed([images[name] for name in found], 3)}; give the path"
         problems.append(Problem(str(file), f"line {number}", fault, _MEND, rule="list-entry"))
     if not places and not problems:
-        raise DataError(f"{file}: the list is empty; write one image name per line", rule="split-empty")
+        raise DataError(f"{file}: the list is empty; write one image name per line", code="split-empty")
     return list(places), problems
 
 
@@ -56,7 +56,7 @@ def numbered_lines(file: Path) -> list[tuple[int, str]]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as fault:
         raise DataError(
-            f"{file}: cannot be read ({fault}); it must be text with one image name per line", rule="file-unreadable"
+            f"{file}: cannot be read ({fault}); it must be text with one image name per line", code="file-unreadable"
         ) from None
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 

@@ -98,13 +98,18 @@ class ValueMap:
 
     def __init__(self, classes: Sequence[str], numbers: Mapping[str, Any], ignored: Sequence[Any]) -> None:
         if len(classes) > IGNORE_INDEX:
-            raise ConfigError(f"data.classes: {len(classes)} classes; a semantic map holds at most {IGNORE_INDEX}")
+            raise ConfigError(
+                f"data.classes: {len(classes)} classes; a semantic map holds at most {IGNORE_INDEX}", code="value-unfit"
+            )
         meanings = [*numbers.values(), *ignored]
         self.by_colour = bool(numbers) and not isinstance(next(iter(numbers.values())), int)
         for value in meanings:
             if not (_is_colour(value) if self.by_colour else type(value) is int and 0 <= value < _VALUES):
                 wanted = "colours [red, green, blue]" if self.by_colour else f"whole numbers below {_VALUES}"
-                raise ConfigError(f"data.reader.names, data.ignore_index: '{value}' among {wanted}; give all alike")
+                raise ConfigError(
+                    f"data.reader.names, data.ignore_index: '{value}' among {wanted}; give all alike",
+                    code="keys-contradict",
+                )
         label_of = {name: label for label, name in enumerate(classes)}
         targets = [*(label_of.get(name, IGNORE_INDEX) for name in numbers), *([IGNORE_INDEX] * len(ignored))]
         sources = np.array([colour_code(value) if self.by_colour else value for value in meanings], np.int64)

@@ -103,11 +103,14 @@ def _templates(root: Path, split: str | None, images: str | None, masks: str | N
         return choose_layout(root, LAYOUTS, split)
     if images is None or masks is None:
         missing = "images" if images is None else "masks"
-        raise ConfigError(f"data.reader.{missing}: give images and masks both, or neither")
+        raise ConfigError(f"data.reader.{missing}: give images and masks both, or neither", code="value-missing")
     check_template(images, "data.reader.images")
     check_template(masks, "data.reader.masks")
     if folder_stars(images) != folder_stars(masks):
-        raise ConfigError(f"data.reader.masks={masks}: as many folders * as in data.reader.images={images} are wanted")
+        raise ConfigError(
+            f"data.reader.masks={masks}: as many folders * as in data.reader.images={images} are wanted",
+            code="value-unfit",
+        )
     splits = splits_of(root, (images, masks))
     if "{split}" in images + masks and (split not in splits if split is not None else not splits):
         raise unknown_split(split or "{split}", splits, root)

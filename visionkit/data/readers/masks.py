@@ -101,12 +101,16 @@ class Masks:
         self.decoding = Decoding(channels, bit_depth)
         division = Division(split, lists, positions, fractions, seed)
         if kind not in KINDS:
-            raise ConfigError(f"data.reader.kind={kind}: {listed(KINDS)} is wanted{did_you_mean(kind, KINDS)}")
+            raise ConfigError(
+                f"data.reader.kind={kind}: {listed(KINDS)} is wanted{did_you_mean(kind, KINDS)}", code="choice-unknown"
+            )
         if unlabelled not in ON_ERROR:
-            raise ConfigError(f"data.reader.unlabelled={unlabelled}: {listed(ON_ERROR)} is wanted")
+            raise ConfigError(
+                f"data.reader.unlabelled={unlabelled}: {listed(ON_ERROR)} is wanted", code="choice-unknown"
+            )
         if divisor is not None and (kind != "instances" or divisor < 2):
             wanted = "a number from 2, with data.reader.kind=instances, is wanted"
-            raise ConfigError(f"data.reader.divisor={divisor}: {wanted}")
+            raise ConfigError(f"data.reader.divisor={divisor}: {wanted}", code="value-unfit")
         self.root, self.split, self.kind = open_root(root), split, kind
         ignored = [*ignore_values, *(() if ignore_index is None else (ignore_index,))]
         pairs = find_mask_pairs(self.root, division, images, masks, skip_unlabelled=unlabelled == "skip")
@@ -180,7 +184,9 @@ class Masks:
             seen = np.unique(read_values(self.root / self.mask_names[0])).tolist() if self.mask_names else []
             example = f" ({self.mask_names[0]} holds the values {listed(seen)})" if seen else ""
             mend = "name the classes in the order of their values, as in data.classes=[sky, road]"
-            raise ConfigError(f"data.classes: the masks of {self.root} hold numbers alone{example}; {mend}")
+            raise ConfigError(
+                f"data.classes: the masks of {self.root} hold numbers alone{example}; {mend}", code="value-missing"
+            )
         numbers = class_numbers(given, self.root)
         numbers = {name: value for name, value in numbers.items() if value not in ignored}
         self.semantic_classes = choose_classes(tuple(numbers), classes if names is not None else None, self.root)
@@ -236,7 +242,7 @@ class _IdClasses:
         strange = [value for value in numbers.values() if type(value) is not int or value < 1]
         if strange:
             mend = "with data.reader.divisor give whole numbers from 1"
-            raise ConfigError(f"data.reader.names: '{strange[0]}' is no class number; {mend}")
+            raise ConfigError(f"data.reader.names: '{strange[0]}' is no class number; {mend}", code="value-unfit")
         self.numbers: dict[str, int] = {name: value for name, value in numbers.items() if isinstance(value, int)}
         self.divisor = divisor
 
@@ -262,10 +268,11 @@ class _IdClasses:
 def _one_class(classes: Sequence[str] | None, names: Names | None) -> tuple[str, ...]:
     if names is not None:
         mend = "give the one class with data.classes=[name], or data.reader.divisor"
-        raise ConfigError(f"data.reader.names: instance ids have no names; {mend}")
+        raise ConfigError(f"data.reader.names: instance ids have no names; {mend}", code="key-not-taken")
     if classes is not None and len(classes) != 1:
         raise ConfigError(
-            f"data.classes={list(classes)}: an id mask tells instances of one class apart; name one class"
+            f"data.classes={list(classes)}: an id mask tells instances of one class apart; name one class",
+            code="value-unfit",
         )
     return tuple(classes) if classes is not None else ("object",)
 

@@ -46,16 +46,19 @@ class Mixture:
 
     def __init__(self, readers: Mapping[str, Reader], proportions: Mapping[str, float] | None = None) -> None:
         if not readers:
-            raise ConfigError("data: a mixture of no sets; name at least one")
+            raise ConfigError("data: a mixture of no sets; name at least one", code="value-missing")
         strange = [name for name in readers if not name or "/" in name]
         if strange:
-            raise ConfigError(f"data: '{strange[0]}' is no name for a set; leave the slashes out")
+            raise ConfigError(f"data: '{strange[0]}' is no name for a set; leave the slashes out", code="name-unfit")
         self.names, self.readers = tuple(readers), tuple(readers.values())
         self.classes = _union(reader.classes for reader in self.readers)
         self.semantic_classes = _union(reader.semantic_classes for reader in self.readers)
         if len(self.semantic_classes) > IGNORE_INDEX:
             count = len(self.semantic_classes)
-            raise ConfigError(f"data: {count} classes of pixels together; a semantic map holds at most {IGNORE_INDEX}")
+            raise ConfigError(
+                f"data: {count} classes of pixels together; a semantic map holds at most {IGNORE_INDEX}",
+                code="value-unfit",
+            )
         self.category_ids = _agreed(self.classes, [(one.classes, one.category_ids) for one in self.readers])
         own = [(one.semantic_classes, semantic_category_ids(one)) for one in self.readers]
         self.semantic_category_ids = _agreed(self.semantic_classes, own)
@@ -176,9 +179,14 @@ def _shares(readers: Mapping[str, Reader], proportions: Mapping[str, float] | No
     else:
         for name in proportions:
             if name not in readers:
-                raise ConfigError(f"data.proportions.{name}: no set of that name{did_you_mean(name, readers)}")
+                raise ConfigError(
+                    f"data.proportions.{name}: no set of that name{did_you_mean(name, readers)}", code="choice-unknown"
+                )
         for name in readers:
             if not proportions.get(name, 0) > 0 or proportions[name] == float("inf"):
-                raise ConfigError(f"data.proportions.{name}: a number above 0 is wanted; or leave the set out of data")
+                raise ConfigError(
+                    f"data.proportions.{name}: a number above 0 is wanted; or leave the set out of data",
+                    code="value-unfit",
+                )
     total = sum(proportions.values())
     return [proportions[name] / total if total else 0.0 for name in readers]

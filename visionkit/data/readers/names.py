@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +30,29 @@ def class_numbers(names: Names, root: Path) -> dict[str, Any]:
     if isinstance(names, str):
         file = next((place for place in (root / names, Path(names).expanduser()) if place.is_file()), None)
         if file is None:
-            raise DataError(f"{names}: no such file, seen from {root}; correct {_KEY}")
+            raise DataError(f"{names}: no such file, seen from {root}; correct {_KEY}", code="file-missing")
         where, found = str(file), read_names(file)
         if found is None:
-            raise DataError(f"{file}: no names or classes in it; add names: [cat, dog]", rule="file-format")
+            raise DataError(f"{file}: no names or classes in it; add names: [cat, dog]", code="file-format")
         names = found
-    doubled = partial(DataError, rule="category-duplicate")
-    refused: Callable[[str], UserError] = ConfigError if where == _KEY else doubled
+    refused: type[UserError] = ConfigError if where == _KEY else DataError
     if isinstance(names, Mapping):
         pairs = [(value, key) if isinstance(key, int) else (key, value) for key, value in names.items()]
     else:
         pairs = [(name, number) for number, name in enumerate(names)]
     if not pairs:
-        raise refused(f"{where}: no names; give them as [cat, dog], in the order of their numbers")
+        raise refused(
+            f"{where}: no names; give them as [cat, dog], in the order of their numbers", code="category-name"
+        )
     numbers: dict[str, Any] = {}
     for name, number in pairs:
         if isinstance(name, bool) or not isinstance(name, str | int):
-            raise refused(f"{where}: '{name}' is no name; put it in quotes if it is meant")
+            raise refused(f"{where}: '{name}' is no name; put it in quotes if it is meant", code="category-name")
         if str(name) in numbers or number in numbers.values():
-            raise refused(f"{where}: '{name}' or its number {number} stands there twice; list each class once")
+            raise refused(
+                f"{where}: '{name}' or its number {number} stands there twice; list each class once",
+                code="category-duplicate",
+            )
         numbers[str(name)] = number
     return numbers
 
@@ -66,7 +69,7 @@ def read_names(file: Path) -> Sequence[str] | Mapping[int, str] | None:
         except (OSError, UnicodeDecodeError) as fault:
             raise DataError(
                 f"{file}: cannot be read ({fault}); it must be text with one class name per line",
-                rule="file-unreadable",
+                code="file-unreadable",
             ) from None
     document = read_yaml(file)
     for key in ("names", "classes"):
@@ -85,7 +88,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         document = plain_files.read_yaml(file)
     except plain_files.Unreadable as fault:
-        raise DataError(f"{file}: cannot be read ({fault}); correct the YAML", rule="file-unreadable") from None
+        raise DataError(f"{file}: cannot be read ({fault}); correct the YAML", code="file-unreadable") from None
     if not isinstance(document, dict):
-        raise DataError(f"{file}: no mapping; write one such as names: [cat, dog]", rule="file-format")
+        raise DataError(f"{file}: no mapping; write one such as names: [cat, dog]", code="file-format")
     return document

@@ -92,7 +92,9 @@ class CocoPanoptic:
         self.semantic_classes = choose_classes((*stuff, *things), semantic_classes, self.annotations)
         if len(self.semantic_classes) > IGNORE_INDEX:
             count = len(self.semantic_classes)
-            raise ConfigError(f"semantic_classes: {count} classes; a semantic map holds at most {IGNORE_INDEX}")
+            raise ConfigError(
+                f"semantic_classes: {count} classes; a semantic map holds at most {IGNORE_INDEX}", code="value-unfit"
+            )
         self.category_ids: Sequence[int | str] = tuple(ids[name] for name in self.classes)
         self.semantic_category_ids: Sequence[int | str] = tuple(ids[name] for name in self.semantic_classes)
         self._mask_folder = _mask_folder(self.annotations, self.root)
@@ -241,4 +243,6 @@ def _mask_folder(annotations: Path, root: Path) -> Path:
     for folder in (annotations.with_suffix(""), root / annotations.stem):
         if folder.is_dir():
             return folder
-    raise DataError(f"{annotations.with_suffix('')}: no such folder; unpack the PNGs of segments there")
+    raise DataError(
+        f"{annotations.with_suffix('')}: no such folder; unpack the PNGs of segments there", code="mask-missing"
+    )

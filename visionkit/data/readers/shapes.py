@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from visionkit.cache_place import cache_folder
 from visionkit.data.cache_room import note_use, prune
 from visionkit.data.scene_objects import Knobs
 from visionkit.data.scenes import GENERATOR_VERSION, SPLITS, STUFF, THINGS, render_scene
@@ -75,7 +76,10 @@ class Shapes:
         cache_folder: str | Path | None = None,
     ) -> None:
         if split not in SPLITS:
-            raise DataError(f"data=shapes has no split '{split}'{did_you_mean(split, SPLITS)}; it has {listed(SPLITS)}")
+            raise DataError(
+                f"data=shapes has no split '{split}'{did_you_mean(split, SPLITS)}; it has {listed(SPLITS)}",
+                code="split-unknown",
+            )
         self.split = split
         self.size = _checked_size(size)
         self.seed = _checked_integer("seed", seed, 0)
@@ -253,15 +257,12 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ checking
 def _cache_root(folder: str | Path | None) -> Path:
-    if folder is not None:
-        return Path(folder).expanduser()
-    named = os.environ.get("VISIONKIT_CACHE")
-    return Path(named).expanduser() if named else Path("~/.cache/visionkit").expanduser()
+    return cache_folder() if folder is None else Path(folder).expanduser()
 
 
 def _checked_integer(name: str, value: int, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DataError(f"data=shapes: {name}={value!r}: a whole number from {least} on is wanted")
+        raise DataError(f"data=shapes: {name}={value!r}: a whole number from {least} on is wanted", code="value-unfit")
     return value
 
 
@@ -269,7 +270,8 @@ def _checked_size(size: int | Sequence[int]) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
         raise DataError(
-            f"data=shapes: size={size!r}: a side or (height, width) in whole pixels, at least 32, is wanted"
+            f"data=shapes: size={size!r}: a side or (height, width) in whole pixels, at least 32, is wanted",
+            code="value-unfit",
         )
     return sides[0], sides[1]
 
@@ -278,6 +280,8 @@ def _checked_knobs(**values: float) -> Knobs:
     for name, value in values.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not 0 <= value <= 1:
-            raise DataError(f"data=shapes: {name}={value!r}: a number from 0 (tidy) to 1 (hard) is wanted")
+            raise DataError(
+                f"data=shapes: {name}={value!r}: a number from 0 (tidy) to 1 (hard) is wanted", code="value-unfit"
+            )
     assert set(values) == {field.name for field in fields(Knobs)}
     return Knobs(**{name: float(value) for name, value in values.items()})

@@ -37,9 +37,13 @@ class SingleObject:
 
     def __init__(self, reader: Reader, box: str | None = None) -> None:
         if box is not None and box not in CHOICES:
-            raise ConfigError(f"data.box={box}: largest or first is wanted{did_you_mean(box, CHOICES)}")
+            raise ConfigError(
+                f"data.box={box}: largest or first is wanted{did_you_mean(box, CHOICES)}", code="choice-unknown"
+            )
         if "boxes" not in reader.fields:
-            raise DataError("the data knows no boxes to make single objects of; choose another data=")
+            raise DataError(
+                "the data knows no boxes to make single objects of; choose another data=", code="labels-lacking"
+            )
         self.reader, self.box = reader, box
         self.classes, self.category_ids = reader.classes, reader.category_ids
         self.semantic_classes, self.semantic_category_ids = reader.semantic_classes, semantic_category_ids(reader)
@@ -95,7 +99,9 @@ class SingleObject:
         places = np.flatnonzero(~(labels.crowd | labels.ignore))
         if len(places) > 1 and self.box is None:
             fault = f"{len(places)} objects, but localization is of one"
-            raise DataError(f"{self.file_names[index]}: {fault}; choose with data.box=largest or data.box=first")
+            raise DataError(
+                f"{self.file_names[index]}: {fault}; choose with data.box=largest or data.box=first", code="label-count"
+            )
         if len(places) == 0:
             return None
         if self.box != "largest":

@@ -25,10 +25,13 @@ def open_root(root: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise DataError(f"{path}: a file, not a folder; give the data set's folder as data.root")
+        raise DataError(f"{path}: a file, not a folder; give the data set's folder as data.root", code="root-missing")
     parent = path.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
-    raise DataError(f"{path}: no such folder{did_you_mean(path.name, beside)}; give the data set's folder as data.root")
+    raise DataError(
+        f"{path}: no such folder{did_you_mean(path.name, beside)}; give the data set's folder as data.root",
+        code="root-missing",
+    )
 
 
 def choose_classes(available: Sequence[str], wanted: Sequence[str] | None, where: object) -> tuple[str, ...]:
@@ -42,11 +45,14 @@ def choose_classes(available: Sequence[str], wanted: Sequence[str] | None, where
     for name in wanted:
         if name not in available:
             hint = did_you_mean(name, available)
-            raise DataError(f"{where}: no class '{name}'{hint}; it has {listed(available)}; correct data.classes")
+            raise DataError(
+                f"{where}: no class '{name}'{hint}; it has {listed(available)}; correct data.classes",
+                code="class-unknown",
+            )
     twice = sorted({name for name in wanted if list(wanted).count(name) > 1})
     if twice or not wanted:
         fault = f"lists {listed(twice)} more than once" if twice else "is empty"
-        raise DataError(f"data.classes {fault}; list each class once")
+        raise DataError(f"data.classes {fault}; list each class once", code="class-unknown")
     return tuple(wanted)
 
 

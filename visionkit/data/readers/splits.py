@@ -34,6 +34,8 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.8, "val": 0.2}
 class UnknownSplit(DataError):
     """The source has no such split."""
 
+    usual_code = "split-unknown"
+
 
 def unknown_split(split: str, available: Iterable[str], where: object) -> UnknownSplit:
     """Return the error for a split that a source does not have, with the ones that it has."""
@@ -48,7 +50,8 @@ def check_fractions(fractions: Mapping[str, float], split: str) -> None:
     if bad or not fractions or sum(fractions.values()) > 1 + 1e-9:
         shown = dict(fractions)
         raise ConfigError(
-            f"data.reader.fractions={shown}: shares above 0 that sum to at most 1, as {{train: 0.8, val: 0.2}}"
+            f"data.reader.fractions={shown}: shares above 0 that sum to at most 1, as {{train: 0.8, val: 0.2}}",
+            code="value-unfit",
         )
     if split not in fractions:
         raise unknown_split(split, fractions, "data.reader.fractions")
@@ -79,7 +82,7 @@ def members(names: Sequence[str], split: str, fractions: Mapping[str, float], se
     chosen = [name for name in names if split_of(name, fractions, seed) == split]
     if not chosen:
         mend = "change data.reader.fractions or data.seed" if names else "check data.root"
-        raise DataError(f"{where}: none of {len(names)} images falls into split '{split}'; {mend}")
+        raise DataError(f"{where}: none of {len(names)} images falls into split '{split}'; {mend}", code="split-empty")
     return chosen
 
 
@@ -92,9 +95,11 @@ def check_positions(positions: Positions, split: str) -> None:
         whole = all(part is None or type(part) is int for part in parts)
         if not whole or len(parts) not in (2, 3) or (parts[2:] or [None])[0] == 0:
             wanted = "[start, stop], [start, stop, step] or rest is wanted, as in {train: [0, 120], val: [120, null]}"
-            raise ConfigError(f"data.reader.positions.{name}={value}: {wanted}")
+            raise ConfigError(f"data.reader.positions.{name}={value}: {wanted}", code="value-unfit")
     if list(positions.values()).count(REST) > 1:
-        raise ConfigError(f"data.reader.positions={dict(positions)}: only one split can be the rest")
+        raise ConfigError(
+            f"data.reader.positions={dict(positions)}: only one split can be the rest", code="value-unfit"
+        )
     if split not in positions:
         raise unknown_split(split, positions, "data.reader.positions")
 
@@ -111,12 +116,12 @@ def at_positions(names: Sequence[str], split: str, positions: Positions, where: 
         for place in () if isinstance(value, str) else range(len(names))[slice(*value)]:
             if owner.setdefault(place, name) != name:
                 both = f"{owner[place]} and {name} both hold image {place} ('{names[place]}')"
-                raise ConfigError(f"data.reader.positions: {both}; give each image to one split")
+                raise ConfigError(f"data.reader.positions: {both}; give each image to one split", code="value-unfit")
     wanted = None if positions[split] == REST else split
     chosen = [name for place, name in enumerate(names) if owner.get(place) == wanted]
     if not chosen:
         mend = "change data.reader.positions" if names else "check data.root"
-        raise DataError(f"{where}: none of {len(names)} images stands in split '{split}'; {mend}")
+        raise DataError(f"{where}: none of {len(names)} images stands in split '{split}'; {mend}", code="split-empty")
     return chosen
 
 
@@ -148,7 +153,9 @@ class Division:
     def __post_init__(self) -> None:
         given = [name for name in ("lists", "positions", "fractions") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ConfigError(f"data.reader: {' and '.join(given)} both divide the images; give one of them")
+            raise ConfigError(
+                f"data.reader: {' and '.join(given)} both divide the images; give one of them", code="keys-contradict"
+            )
         if self.lists is not None:
             _check_lists(self.lists, self.split)
         if self.positions is not None:
@@ -191,7 +198,9 @@ class Division:
             there = [entry.stem for entry in file.parent.glob(f"*{file.suffix}")]
             raise unknown_split(self.split, there, file.parent)
         if not file.is_file() and not given.is_file():
-            raise DataError(f"{given}: no such file, seen from {root}; correct data.reader.lists.{self.split}")
+            raise DataError(
+                f"{given}: no such file, seen from {root}; correct data.reader.lists.{self.split}", code="file-missing"
+            )
         names, problems = listed_images(file if file.is_file() else given, images)
         return Chosen(names, problems=problems)
 
@@ -213,10 +222,15 @@ class Chosen:
 def _check_lists(lists: Lists, split: str) -> None:
     if isinstance(lists, str):
         if "{split}" not in lists:
-            raise ConfigError(f"data.reader.lists={lists}: a path with {{split}}, or {{train: FILE, …}}, is wanted")
+            raise ConfigError(
+                f"data.reader.lists={lists}: a path with {{split}}, or {{train: FILE, …}}, is wanted",
+                code="value-unfit",
+            )
         return
     strange = [f"{name}: {file}" for name, file in lists.items() if not isinstance(file, str) or not file]
     if strange or not lists:
-        raise ConfigError(f"data.reader.lists={dict(lists)}: a file per split, as {{train: train.txt}}, is wanted")
+        raise ConfigError(
+            f"data.reader.lists={dict(lists)}: a file per split, as {{train: train.txt}}, is wanted", code="value-unfit"
+        )
     if split not in lists:
         raise unknown_split(split, lists, "data.reader.lists")

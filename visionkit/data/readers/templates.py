@@ -25,11 +25,16 @@ def check_template(template: str, key: str) -> None:
     placeholders = re.findall(r"\{(.*?)\}", template)
     known = set(placeholders) <= {"split", "name"} and placeholders.count("name") == 1
     if not known or ".." in parts or template.startswith("/") or "{split}" in parts[-1] or "**" in template:
-        raise ConfigError(f"{key}={template}: {example}")
+        raise ConfigError(f"{key}={template}: {example}", code="value-unfit")
     if "*" in "/".join(parts[: next((i + 1 for i, part in enumerate(parts) if "{split}" in part), 0)]):
-        raise ConfigError(f"{key}={template}: * must come after the folder of {{split}}; write that folder's path out")
+        raise ConfigError(
+            f"{key}={template}: * must come after the folder of {{split}}; write that folder's path out",
+            code="value-unfit",
+        )
     if "{name}" in "/".join(parts[:-1]):
-        raise ConfigError(f"{key}={template}: {{name}} belongs to the last part; it may itself hold folders")
+        raise ConfigError(
+            f"{key}={template}: {{name}} belongs to the last part; it may itself hold folders", code="value-unfit"
+        )
 
 
 def folder_of(template: str, split: str) -> str:
@@ -66,7 +71,10 @@ def choose_layout(root: Path, layouts: Sequence[Sequence[str]], split: str | Non
             raise unknown_split(split, splits, root)
     looked = "; ".join(" with ".join(f"{folder_of(one, '<split>')}/" for one in layout) for layout in layouts)
     keys = listed(["data.reader.images", "data.reader.masks", "data.reader.labels"][: len(layouts[0])])
-    raise DataError(f"{root}: no folders that are known; looked for {looked}; say where the files are with {keys}")
+    raise DataError(
+        f"{root}: no folders that are known; looked for {looked}; say where the files are with {keys}",
+        code="set-unusable",
+    )
 
 
 def files_of(root: Path, template: str, split: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> dict[str, list[str]]:

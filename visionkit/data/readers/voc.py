@@ -115,9 +115,14 @@ class Voc:
         self.decoding = Decoding(channels, bit_depth)
         division = Division(split, lists, positions, fractions, seed)
         if kind not in KINDS:
-            raise ConfigError(f"data.reader.kind={kind}: {listed([*KINDS])} is wanted{did_you_mean(kind, KINDS)}")
+            raise ConfigError(
+                f"data.reader.kind={kind}: {listed([*KINDS])} is wanted{did_you_mean(kind, KINDS)}",
+                code="choice-unknown",
+            )
         if names is not None and kind == "boxes":
-            raise ConfigError("data.reader.names: boxes have the names of their XML; choose with data.classes")
+            raise ConfigError(
+                "data.reader.names: boxes have the names of their XML; choose with data.classes", code="key-not-taken"
+            )
         self.root, self.split, self.kind = open_root(root), split, kind
         self.fields = KINDS[kind]
         self.problems: list[Problem] = []
@@ -194,7 +199,9 @@ class Voc:
             return _folder(self.root, "Annotations", "annotations")
         for name in ("SegmentationClass", "SegmentationObject")[: 2 if "masks" in self.fields else 1]:
             if not (self.root / name).is_dir():
-                raise DataError(f"{self.root}: no folder {name}, which data.reader.kind={self.kind} reads")
+                raise DataError(
+                    f"{self.root}: no folder {name}, which data.reader.kind={self.kind} reads", code="set-unusable"
+                )
         found = next((self.root / name for name in ("Annotations", "annotations") if (self.root / name).is_dir()), None)
         return found if "boxes" in self.fields else None
 
@@ -232,7 +239,7 @@ class Voc:
                 names[name] = number
         if not names:
             raise DataError(
-                f"{file}: the list is empty; write one image name per line, without its ending", rule="split-empty"
+                f"{file}: the list is empty; write one image name per line, without its ending", code="split-empty"
             )
         return list(names)
 
@@ -383,7 +390,9 @@ def _folder(root: Path, *names: str) -> Path:
     for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DataError(f"{root}: no folder {names[0]}; for Pascal VOC data.root holds Annotations and JPEGImages")
+    raise DataError(
+        f"{root}: no folder {names[0]}; for Pascal VOC data.root holds Annotations and JPEGImages", code="set-unusable"
+    )
 
 
 def _stems(folder: Path, pattern: str) -> list[str]:

@@ -90,7 +90,9 @@ class Yolo:
         division = Division(split, lists, positions, fractions, seed)
         if unlabelled not in UNLABELLED:
             hint = did_you_mean(unlabelled, UNLABELLED)
-            raise ConfigError(f"data.reader.unlabelled={unlabelled}: empty or skip is wanted{hint}")
+            raise ConfigError(
+                f"data.reader.unlabelled={unlabelled}: empty or skip is wanted{hint}", code="choice-unknown"
+            )
         self.root, self.split = open_root(root), split
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -98,7 +100,9 @@ class Yolo:
         numbers = class_numbers(given, self.root)
         strange = [number for number in numbers.values() if type(number) is not int or number < 0]
         if strange:
-            raise ConfigError(f"data.reader.names: '{strange[0]}' is no class number; give whole numbers from 0")
+            raise ConfigError(
+                f"data.reader.names: '{strange[0]}' is no class number; give whole numbers from 0", code="value-unfit"
+            )
         self.classes = choose_classes(tuple(numbers), classes, self.root)
         self.category_ids: Sequence[int | str] = tuple(numbers[name] for name in self.classes)
         found = find_pairs(self.root, None if division.is_given else split, images, labels)

@@ -71,7 +71,7 @@ def find_names(root: Path, classes: Sequence[str] | None) -> Names:
             return str(file)
     if classes is None:
         mend = "give data.reader.names=[cat, dog] in the order of the numbers, or a data.yaml with names"
-        raise ConfigError(f"{root}: nothing says what the class numbers mean; {mend}")
+        raise ConfigError(f"{root}: nothing says what the class numbers mean; {mend}", code="value-missing")
     return classes
 
 
@@ -97,7 +97,7 @@ def find_pairs(root: Path, split: str | None, images: str | None, labels: str | 
         said = read_yaml(document) if document is not None else {}
         if not USUAL_SPLITS.isdisjoint(said):
             if labels is not None:
-                raise ConfigError("data.reader.labels: give data.reader.images too")
+                raise ConfigError("data.reader.labels: give data.reader.images too", code="value-missing")
             assert document is not None
             return _described(root, document, said, split)
         images = choose_layout(root, LAYOUTS, split)[0]
@@ -116,7 +116,7 @@ def find_pairs(root: Path, split: str | None, images: str | None, labels: str | 
     pattern = labels if labels.endswith(".txt") else f"{labels}.txt"
     if folder_stars(pattern) != folder_stars(images):
         wanted = f"as many folders * as in data.reader.images={images} are wanted"
-        raise ConfigError(f"data.reader.labels={labels}: {wanted}")
+        raise ConfigError(f"data.reader.labels={labels}: {wanted}", code="value-unfit")
     pairs = {file: root / path_of(pattern, one, name) for file, (one, name) in found.items()}
     folders = {root / folder_of(pattern, one) for one, _ in found.values()}
     return _with_notes(pairs, folders, is_divided, notes)
@@ -144,7 +144,7 @@ def _entry(root: Path, document: Path, base: str, shown: str, entry: str) -> tup
     """The images in a folder, or those that a text file lists."""
     place = _inside(root, base, entry)
     if place is None:
-        raise DataError(f"{document}: {shown} is not there, seen from {root}; correct it")
+        raise DataError(f"{document}: {shown} is not there, seen from {root}; correct it", code="set-unusable")
     if place.is_dir():
         folder = place.relative_to(root).as_posix()
         names = files_of(root, "{name}" if folder == "." else f"{folder}/{{name}}", "")
