@@ -12,7 +12,7 @@ from visionkit.acceleration import Graphs, accelerated, fold_norms
 from visionkit.backbones import CSP
 from visionkit.blocks import ConvNorm
 from visionkit.errors import UserError
-from visionkit.heads import DenseInstance, SemanticSegmentation, LinearClassification, ObjectLocalization
+from visionkit.heads import DenseInstance, LinearClassification, ObjectLocalization, SemanticSegmentation
 from visionkit.model import VisionModel
 from visionkit.necks import PAFPN
 from visionkit.preprocess import Preprocess

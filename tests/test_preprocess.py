@@ -137,3 +137,14 @@ def test_what_is_larger_than_the_canvas_after_the_augmentation_is_cropped_in_the
     placement = Preprocess(56, policy="resize_crop").crop((64, 50))
     assert placement.source == ((4, 60), (0, 50))
     assert placement.size == (56, 50)
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 3), (30, 40, 1), (30, 40, 6), (12, 16, 3)])
+def test_resized_pixels_lie_where_they_are_wanted(shape):
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    frame = np.full((20, 30, shape[2]), 7, np.uint8)
+    part = frame[5:17, 10:26]
+    assert np.may_share_memory(resize(image, (12, 16), into=part), frame)
+    assert np.array_equal(part, resize(image, (12, 16)))
+    part[...] = 7
+    assert np.all(frame == 7)

@@ -215,7 +215,7 @@ def test_localization_wants_one_object_or_is_told_which(on_files, runs, capsys):
     write_csv(Path("set"))
     before = sorted(runs.rglob("*"))
     assert on_files("task=localize", "data=csv", "data.root=set", "run_dir=a") == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line, _mend = capsys.readouterr().err.splitlines()
     assert line.startswith("train1.png: 2 objects")
     assert "data.box=largest" in line
     assert sorted(runs.rglob("*")) == before

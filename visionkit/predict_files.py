@@ -57,7 +57,7 @@ def predict_run(cfg: Any) -> int:
         targets = drawing_files(out, list(files))
     if "drawings" in cfg.save:
         _check_targets(files, targets)
-    predictor = load(cfg.checkpoint, cfg.device, precision=cfg.precision, compile=cfg.compile)
+    predictor = load(cfg.checkpoint, cfg.device, cfg.allow, precision=cfg.precision, compile=cfg.compile)
     manner = Manner(cfg.batch_size, cfg.tile, cfg.overlap, cfg.tta, cfg.classes)
     manner.check(predictor.model)
     shown = Selection(predictor.classes, cfg.classes, cfg.score, usual=0.3)

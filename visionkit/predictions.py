@@ -404,7 +404,9 @@ def _for_supervision(
         raise UserError(
             f"to_supervision: supervision is not there ({error}); pip install supervision", code="package-missing"
         ) from None
-    words: dict[str, Any] = {"class_name": np.array([names[label] for label in labels.tolist()], dtype=str)} if names else {}
+    words: dict[str, Any] = {}
+    if names:
+        words["class_name"] = np.array([names[label] for label in labels.tolist()], dtype=str)
     return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels, data=words)
 
 

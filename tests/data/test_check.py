@@ -80,7 +80,7 @@ def test_findings_of_one_rule_are_cut_and_counted(tmp_path: Path, capsys: pytest
 def test_a_set_that_cannot_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_data({"val": lambda: Folder(tmp_path / "none", "val")}, fix=tmp_path / "fixed.json") == 2
     said = capsys.readouterr().out
-    assert "could not be opened" in said and "error [set-unusable]" in said
+    assert "could not be opened" in said and "error [root-missing]" in said
     assert "was not written: nothing of 'val' can be used" in said
     assert list(tmp_path.iterdir()) == []
 

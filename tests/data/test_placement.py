@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from visionkit.data.placement import fit_sample, paint, place_labels
+from visionkit.data.placement import fit_sample, paint, place_boxes, place_labels
 from visionkit.preprocess import Placement, Preprocess
 from visionkit.structures import IGNORE_INDEX, Labels
 
@@ -91,3 +91,28 @@ def test_a_centre_crop_that_loses_the_object_leaves_the_box_unknown(make_sample)
     assert fitted.labels.box is None
     assert fitted.labels.boxes.shape == (0, 4)
     assert fitted.labels.known == {"boxes"}
+
+
+def test_boxes_of_several_images_are_placed_as_those_of_each():
+    rng = np.random.default_rng(0)
+    placements = [
+        Placement((40, 60), ((4, 40), (0, 50)), ((0, 30), (0, 40)), (64, 80)),
+        Placement((50, 30), ((0, 50), (3, 30)), ((30, 64), (40, 80)), (64, 80)),
+        Placement((20, 20), ((0, 20), (0, 20)), ((30, 64), (0, 40)), (64, 80)),
+    ]
+    parts = []
+    for placement, count in zip(placements, (30, 0, 25), strict=True):
+        corners = rng.uniform(0, 0.7, (count, 2)) * placement.original[::-1]
+        boxes = np.concatenate([corners, corners + rng.uniform(0, 0.3, (count, 2)) * placement.original[::-1]], axis=1)
+        crowd = rng.random(count) < 0.2
+        labels = np.arange(count)
+        parts.append(Labels(size=placement.original, boxes=boxes, labels=labels, crowd=crowd, ignore=~crowd))
+    parts[2] = replace(parts[2], known_classes=np.array([True, False]))
+    together = place_boxes(parts, placements)
+    each = [place_labels(part, placement) for part, placement in zip(parts, placements, strict=True)]
+    assert 20 < len(together.boxes) < 55
+    for name in ("boxes", "labels", "crowd", "ignore", "areas"):
+        assert np.array_equal(getattr(together, name), np.concatenate([getattr(one, name) for one in each])), name
+    assert together.size == (64, 80)
+    assert together.known_classes.tolist() == [True, False]
+    assert together.known == {"boxes"}

@@ -219,3 +219,21 @@ def test_it_travels_to_other_processes(make_sample):
     augment = Augment([{"HorizontalFlip": {"p": 1.0}}])
     copy = pickle.loads(pickle.dumps(augment))
     assert np.array_equal(copy(make_sample(), rng()).labels.boxes, augment(make_sample(), rng()).labels.boxes)
+
+
+def test_what_a_smaller_image_makes_too_thin_goes_although_its_share_stays(make_sample):
+    # 6 x 20 and 3 x 20 pixels of 48 x 64 become 3 x 10 and 1.5 x 10.
+    labels = Labels(size=(48, 64), boxes=np.array([[4.0, 4, 10, 24], [30, 4, 33, 24]]), labels=np.arange(2))
+    shrink = Augment([{"HorizontalFlip": {"p": 0.0}}, {"Resize": {"height": 24, "width": 32, "p": 1.0}}])
+    after = shrink(replace(make_sample(), labels=labels), rng()).labels
+    assert after.labels.tolist() == [0]
+    assert np.allclose(after.boxes, [[2, 2, 5, 12]], atol=1e-3)
+
+
+def test_a_transform_after_another_sees_its_boxes(make_sample):
+    labels = Labels(size=(48, 64), boxes=np.array([[40.0, 4, 60, 24]]), labels=np.zeros(1, np.int64))
+    crop = {"Crop": {"x_min": 0, "y_min": 0, "x_max": 30, "y_max": 48, "p": 1.0}}
+    both = Augment([{"HorizontalFlip": {"p": 1.0}}, {"HueSaturationValue": {"p": 1.0}}, crop])
+    after = both(replace(make_sample(), labels=labels), rng()).labels
+    assert np.allclose(after.boxes, [[4, 4, 24, 24]], atol=1e-3)
+    assert len(both(replace(make_sample(), labels=labels), rng()).labels.boxes) == 1  # nothing stays from before

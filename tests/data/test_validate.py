@@ -138,11 +138,11 @@ def test_warnings_stop_nothing() -> None:
 def test_an_error_tells_of_its_finding() -> None:
     problem = Problem("a.json", "images[0]", "is taken", "renumber it", "id-duplicate")
     assert found_in(refusal(problem)) == [problem]
-    told = found_in(DataError("a.yaml: cannot be read (line 2: x); correct it; or not", rule="file-unreadable"))
+    told = found_in(DataError("a.yaml: cannot be read (line 2: x); correct it; or not", code="file-unreadable"))
     assert told == [Problem("a.yaml", "", "cannot be read (line 2: x)", "correct it; or not", "file-unreadable")]
     assert found_in(DataError("gone")) == [Problem("", "", "gone", "correct it", "set-unusable")]
-    again = pickle.loads(pickle.dumps(DataError("x: y; z", [problem], rule="file-format")))
-    assert str(again) == "x: y; z" and found_in(again) == [problem] and again.rule == "file-format"
+    again = pickle.loads(pickle.dumps(DataError("x: y; z", [problem], code="file-format")))
+    assert str(again) == "x: y; z" and found_in(again) == [problem] and again.code == "file-format"
 
 
 @pytest.mark.parametrize(

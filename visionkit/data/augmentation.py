@@ -11,7 +11,7 @@ from visionkit.data.copy_paste import CopyPaste
 from visionkit.data.mixes import MixUp, Mosaic
 from visionkit.data.transforms import Augment
 from visionkit.data.transforms_v2 import TorchvisionAugment
-from visionkit.errors import ConfigError
+from visionkit.errors import CodedLine, ConfigError
 
 BACKENDS: Mapping[str, type[Augment] | type[TorchvisionAugment]] = {
     "albumentations": Augment,
@@ -58,7 +58,7 @@ def build_augmentation(
     Raises:
         ConfigError: the faults of all parts, one line each.
     """
-    faults: list[str] = []
+    faults: list[CodedLine] = []
     parts: list[Any] = []
     builders: tuple[Callable[[], Any], ...] = (
         lambda: Mosaic(canvas, **mosaic, fill=fill),
@@ -71,11 +71,11 @@ def build_augmentation(
         try:
             part = build()
         except ConfigError as error:
-            faults.append(str(error))
+            faults += error.faults
             continue
         parts.append(part if getattr(part, "turns", None) is None or part.turns.p > 0 else None)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError.of(faults)
     return Augmentation(*parts)
 
 
@@ -90,19 +90,22 @@ def check_augmentation(augmentation: Augmentation, known: frozenset[str], needs:
     Raises:
         ConfigError: one line for each mix that cannot be.
     """
-    faults = []
+    faults: list[CodedLine] = []
     if augmentation.copy_paste is not None:
         off = "set augment.copy_paste.p=0"
         if "masks" not in known:
             has = ", ".join(sorted(known)) or "no labels"
-            faults.append(f"augment.copy_paste: cuts objects out by their masks, but the data has only {has}; {off}")
+            told = f"augment.copy_paste: cuts objects out by their masks, but the data has only {has}; {off}"
+            faults.append(CodedLine(told, "labels-lacking"))
         if not needs & {"boxes", "masks"}:
-            faults.append(f"augment.copy_paste: no head learns from the objects that it pastes; {off}")
+            told = f"augment.copy_paste: no head learns from the objects that it pastes; {off}"
+            faults.append(CodedLine(told, "keys-contradict"))
     if augmentation.batch_mix is not None and needs != {"class_scores"}:
         others = ", ".join(sorted(needs - {"class_scores"}))
-        faults.append(
+        told = (
             f"augment.batch_mix: mixes the classes of whole images, but the heads learn from {others}, too; "
             "set augment.batch_mix.p=0, or take augment.mixup"
         )
+        faults.append(CodedLine(told, "keys-contradict"))
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise ConfigError.of(faults)

@@ -85,7 +85,7 @@ def check_pixels(path: Path, height: int, width: int) -> None:
     """Refuse an image of more pixels than `PIL.Image.MAX_IMAGE_PIXELS`."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and height * width > limit:
-        raise DataError(f"{path}: {width} x {height}, {too_large()}")
+        raise DataError(f"{path}: {width} x {height}, {too_large()}", code="image-too-large")
 
 
 def too_large() -> str:
@@ -110,17 +110,19 @@ def numpy_shape(path: Path, file: BinaryIO) -> tuple[tuple[int, int, int], np.dt
         shape, fortran, dtype = read(file)
     except Exception as fault:  # a header is a Python literal, whose parser raises many errors
         reason = printable(str(fault)[:100])
-        raise DataError(f"{path}: a damaged NumPy file ({reason}); {_MEND_ARRAY}") from None
+        raise DataError(f"{path}: a damaged NumPy file ({reason}); {_MEND_ARRAY}", code="image-unreadable") from None
     if fortran or dtype.hasobject or dtype.names or len(shape) not in (2, 3) or 0 in shape:
         order = " in Fortran order" if fortran else ""
-        raise DataError(f"{path}: an array {shape} {dtype}{order} is no image; {_MEND_ARRAY}")
+        raise DataError(f"{path}: an array {shape} {dtype}{order} is no image; {_MEND_ARRAY}", code="image-unreadable")
     full = (*shape, 1) if len(shape) == 2 else shape
     check_pixels(path, full[0], full[1])
     start = file.tell()
     length = file.seek(0, io.SEEK_END) - start
     file.seek(start)
     if length < math.prod(full) * dtype.itemsize:
-        raise DataError(f"{path}: the file ends too early (a broken copy or download); {_MEND_ARRAY}")
+        raise DataError(
+            f"{path}: the file ends too early (a broken copy or download); {_MEND_ARRAY}", code="image-unreadable"
+        )
     return full, dtype
 
 
@@ -142,9 +144,9 @@ def tiff_pages(path: Path, file: BinaryIO) -> list[Page]:
     try:
         pages = _pages(file)
     except Exception as fault:  # a damaged header can make the parser raise anything
-        raise DataError(f"{path}: a damaged TIFF file ({fault}); {MEND}") from None
+        raise DataError(f"{path}: a damaged TIFF file ({fault}); {MEND}", code="image-unreadable") from None
     if not pages:
-        raise DataError(f"{path}: a TIFF file without a page; {MEND}")
+        raise DataError(f"{path}: a TIFF file without a page; {MEND}", code="image-unreadable")
     for page in pages:
         check_pixels(path, *page.size)
     return pages
@@ -193,7 +195,7 @@ def read_tiff(path: Path, data: bytes, pages: Sequence[Page], channels: int) -> 
     if several and pages[0].samples == 1 and len(pages) == channels:
         read = [_read_page(path, data, page, number) for number, page in enumerate(pages)]
         if len({(one.pixels.shape, one.pixels.dtype) for one in read}) > 1:
-            raise DataError(f"{path}: its pages differ in size or depth; {_MEND_ARRAY}")
+            raise DataError(f"{path}: its pages differ in size or depth; {_MEND_ARRAY}", code="image-unreadable")
         return Native(np.concatenate([one.pixels for one in read], axis=2), read[0].orientation)
     return _read_page(path, data, pages[0], 0)
 
@@ -211,7 +213,9 @@ def _read_page(path: Path, data: bytes, page: Page, number: int) -> Native:
     elif page.samples <= 4:
         return _by_pillow(path, data, number)
     what = f"{page.samples} bands of {page.dtype.itemsize * 8} bits, compression {page.number(259, 1)}"
-    raise DataError(f"{path}: a TIFF of {what} cannot be read; save it with Deflate, LZW or no compression")
+    raise DataError(
+        f"{path}: a TIFF of {what} cannot be read; save it with Deflate, LZW or no compression", code="image-unreadable"
+    )
 
 
 def _by_pillow(path: Path, data: bytes, number: int) -> Native:
@@ -221,7 +225,7 @@ def _by_pillow(path: Path, data: bytes, number: int) -> Native:
             image.load()  # turned by Pillow
             return pillow_pixels(image)
     except Exception as fault:  # a damaged file can make a decoder raise anything
-        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
+        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}", code="image-unreadable") from None
 
 
 def pillow_pixels(image: Image.Image) -> Native:
@@ -250,13 +254,13 @@ def _segments(path: Path, data: bytes, page: Page) -> np.ndarray:
     planar = page.number(284, 1) == 2
     planes, depth = (page.samples, 1) if planar else (1, page.samples)
     if min(height, width, rows, columns) < 1:
-        raise DataError(f"{path}: a damaged TIFF file (an empty page); {MEND}")
+        raise DataError(f"{path}: a damaged TIFF file (an empty page); {MEND}", code="image-unreadable")
     down, across = -(-height // rows), -(-width // columns)
     wanted = height * width * page.samples * page.dtype.itemsize
     if len(offsets) != len(counts) or len(offsets) < planes * down * across:
-        raise DataError(f"{path}: a damaged TIFF file (parts are missing); {MEND}")
+        raise DataError(f"{path}: a damaged TIFF file (parts are missing); {MEND}", code="image-unreadable")
     if wanted > len(data) * AT_MOST[page.number(259, 1)]:
-        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}")
+        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}", code="image-unreadable")
     pixels = np.zeros((height, width, page.samples), page.dtype.newbyteorder("="))
     place = 0
     for plane in range(planes):
@@ -277,9 +281,9 @@ def _part(path: Path, content: bytes, shape: tuple[int, int, int], page: Page) -
     try:
         content = unpacked(content, length, page.number(259, 1))
     except ValueError as fault:
-        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
+        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}", code="image-unreadable") from None
     if len(content) < length:
-        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}")
+        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}", code="image-unreadable")
     part = np.frombuffer(content, page.dtype, math.prod(shape)).reshape(shape)
     if page.number(317, 1) == 2:  # each pixel is stored as its difference from the one on its left
         part = np.cumsum(part, axis=1, dtype=page.dtype.newbyteorder("="))

@@ -24,9 +24,9 @@ import cv2
 import numpy as np
 import PIL
 
+from visionkit.cache_place import cache_folder
 from visionkit.data.cache_room import note_use, prune
 from visionkit.data.decode import decode
-from visionkit.data.index_cache import cache_folder
 from visionkit.data.recent import RecentImages
 from visionkit.data.shared_memory import DTYPES, set_aside, table
 from visionkit.errors import ConfigError, did_you_mean
@@ -93,7 +93,9 @@ def image_source(
     """
     if cache not in CACHES:
         choices = ", ".join(CACHES)
-        raise ConfigError(f"data.cache={cache}: one of {choices}{did_you_mean(cache, CACHES)} is wanted")
+        raise ConfigError(
+            f"data.cache={cache}: one of {choices}{did_you_mean(cache, CACHES)} is wanted", code="choice-unknown"
+        )
     source: Source = reader if least is None else ReducedImages(reader, least)
     beyond = RecentImages(source, reader, recent) if recent else source
     most = DEFAULT_BYTES[cache] if cache_bytes is None else cache_bytes

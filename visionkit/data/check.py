@@ -187,11 +187,10 @@ def _samples(reader: Reader) -> Iterator[Sample | list[Problem]]:
 
 
 def _of_image(problem: Problem, file_name: str) -> Problem:
-    """A fault that shows when an image, or its mask, is decoded has no rule of its own yet."""
-    if problem.rule != "set-unusable":
+    """What cannot be decoded is an image for the decoder, though it be the mask of `file_name`."""
+    if problem.rule != "image-unreadable" or Path(problem.file).as_posix().endswith(file_name):
         return problem
-    of_image = Path(problem.file).as_posix().endswith(file_name)
-    return replace(problem, rule="image-unreadable" if of_image else "mask-unreadable")
+    return replace(problem, rule="mask-unreadable")
 
 
 def _turned(reader: Reader, index: int, labels: Labels) -> list[Problem]:

@@ -55,6 +55,7 @@ class ClassMap:
         self._objects = self._images = np.zeros(0, np.int64)
         if "boxes" in wanted:
             self._objects = class_map(reader.classes, classes, used=own["boxes"])
+        self._is_same = np.array_equal(self._objects, np.arange(len(self._objects)))
         if wanted & {"class_scores", "box"}:
             self._images = class_map(reader.classes, image_classes, used=own["class_scores"])
         self._pixels = np.full(256, IGNORE_INDEX, np.uint8)
@@ -66,7 +67,7 @@ class ClassMap:
         """Return the wanted fields, with the model's class numbers."""
         kept = labels if labels.known <= self.fields else labels.keep(self.fields)
         changed: dict[str, Any] = {}
-        if kept.labels is not None:
+        if kept.labels is not None and not self._is_same:
             changed["labels"] = self._objects[kept.labels]
         if kept.known_classes is not None:  # of boxes; without them it says nothing
             has_boxes = kept.labels is not None
@@ -95,7 +96,8 @@ def class_map(
     if missing:
         raise DataError(
             f"the data has classes that the model lacks: {listed(missing)}{did_you_mean(missing[0], target)}; "
-            f"the model knows {listed(target)}. Name those to be used with {key}=[…]"
+            f"the model knows {listed(target)}. Name those to be used with {key}=[…]",
+            code="class-list-differs",
         )
     return np.array([places.get(name, -1) for name in source], np.int64)
 

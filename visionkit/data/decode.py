@@ -160,9 +160,13 @@ def _file(path: Path) -> BinaryIO:
         check_regular(path)
         return path.open("rb")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; restore it or take it out of the data set") from None
+        raise DataError(
+            f"{path}: no such file; restore it or take it out of the data set", code="image-missing"
+        ) from None
     except OSError as fault:
-        raise DataError(f"{path}: cannot be opened ({fault.strerror}); check the path and its permissions") from None
+        raise DataError(
+            f"{path}: cannot be opened ({fault.strerror}); check the path and its permissions", code="image-unreadable"
+        ) from None
 
 
 def _read(path: Path) -> bytes:
@@ -173,16 +177,16 @@ def _read(path: Path) -> bytes:
 def _opened(path: Path, file: BinaryIO) -> Image.Image:
     """Open the header with Pillow; the pixels are not read yet."""
     if not file.read(1):
-        raise DataError(f"{path}: the file is empty; {MEND}")
+        raise DataError(f"{path}: the file is empty; {MEND}", code="image-unreadable")
     file.seek(0)
     try:
         image = Image.open(file, formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{path}: {too_large()}") from None
+        raise DataError(f"{path}: {too_large()}", code="image-too-large") from None
     except Exception as fault:  # a damaged header can make a decoder raise anything
         known = isinstance(fault, UnidentifiedImageError)
         reason = "not an image" if known else f"not an image that can be read ({fault})"
-        raise DataError(f"{path}: {reason}; {MEND}") from None
+        raise DataError(f"{path}: {reason}; {MEND}", code="image-unreadable") from None
     check_pixels(path, image.height, image.width)
     _check_promise(path, file, image)
     return image
@@ -197,13 +201,16 @@ def _check_promise(path: Path, file: BinaryIO, image: Image.Image) -> None:
     sequential = image.format in _JPEG and "progressive" not in image.info
     least = pixels // 64 * _BITS_A_BLOCK // 8 if sequential else pixels // 8 // DEFLATED_AT_MOST
     if (sequential or image.format == "PNG") and length < least:
-        raise DataError(f"{path}: the header promises {pixels} pixels, more than {length} bytes can hold; {MEND}")
+        raise DataError(
+            f"{path}: the header promises {pixels} pixels, more than {length} bytes can hold; {MEND}",
+            code="image-unreadable",
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ completeness
 def _check_end(path: Path, file: BinaryIO) -> None:
     if not _is_complete(file):
-        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}")
+        raise DataError(f"{path}: the file ends too early (a broken copy or download); {MEND}", code="image-unreadable")
 
 
 def _is_complete(file: BinaryIO) -> bool:
@@ -282,9 +289,9 @@ def _decode_jpeg(path: Path, data: bytes, size: tuple[int, int], factor: int) ->
     flag = _REDUCED[factor] if factor > 1 else _COLOUR
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
-        raise DataError(f"{path}: a damaged JPEG file; {MEND}")
+        raise DataError(f"{path}: a damaged JPEG file; {MEND}", code="image-unreadable")
     if pixels.shape[:2] != (-(-size[0] // factor), -(-size[1] // factor)):
-        raise DataError(f"{path}: the header says another size than the pixels have; {MEND}")
+        raise DataError(f"{path}: the header says another size than the pixels have; {MEND}", code="image-unreadable")
     return pixels if flag == _COLOUR_RGB else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
@@ -293,12 +300,14 @@ def _decode_with_pillow(path: Path, image: Image.Image) -> np.ndarray:
     try:
         image.load()
         if image.size != size and image.format != "TIFF":  # a TIFF is turned as it is loaded
-            raise DataError(f"{path}: the header says another size than the pixels have; {MEND}")
+            raise DataError(
+                f"{path}: the header says another size than the pixels have; {MEND}", code="image-unreadable"
+            )
         if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
             grey = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         if image.mode in ("I", "F"):
-            raise DataError(f"{path}: {_NO_RANGE}")
+            raise DataError(f"{path}: {_NO_RANGE}", code="image-kind")
         if image.has_transparency_data:
             layer = image.convert("RGBA")
             white = Image.new("RGBA", layer.size, "white")
@@ -307,7 +316,7 @@ def _decode_with_pillow(path: Path, image: Image.Image) -> np.ndarray:
     except DataError:
         raise
     except Exception as fault:  # a damaged file can make a decoder raise anything
-        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
+        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}", code="image-unreadable") from None
 
 
 def _native(path: Path, data: bytes, image: Image.Image, orientation: int) -> Native:
@@ -324,7 +333,7 @@ def _native(path: Path, data: bytes, image: Image.Image, orientation: int) -> Na
         image.load()
         native = pillow_pixels(image)
     except Exception as fault:  # a damaged file can make a decoder raise anything
-        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}") from None
+        raise DataError(f"{path}: cannot be decoded ({fault}); {MEND}", code="image-unreadable") from None
     return Native(native.pixels, orientation, native.alpha)
 
 
@@ -345,7 +354,9 @@ def as_wanted(path: Path | str, native: Native, decoding: Decoding) -> np.ndarra
     elif count != decoding.channels:
         channels = "1 channel" if count == 1 else f"{count} channels"
         fits = f"give data.channels={count}, or mend the file"
-        raise DataError(f"{path}: it holds {channels}, and data.channels={decoding.channels}; {fits}")
+        raise DataError(
+            f"{path}: it holds {channels}, and data.channels={decoding.channels}; {fits}", code="image-kind"
+        )
     upright = np.ascontiguousarray(_upright(pixels, native.orientation))
     return upright if upright.flags.writeable else upright.copy()
 
@@ -354,12 +365,17 @@ def _in_depth(path: Path | str, pixels: np.ndarray, decoding: Decoding) -> np.nd
     dtype, wanted = pixels.dtype, decoding.dtype
     if dtype.kind == "f":
         if decoding.bit_depth != "float":
-            raise DataError(f"{path}: {_NO_RANGE}")
+            raise DataError(f"{path}: {_NO_RANGE}", code="image-kind")
         if not np.isfinite(pixels).all():
-            raise DataError(f"{path}: it holds numbers that are not finite; replace them, as by 0 or the band's mean")
+            raise DataError(
+                f"{path}: it holds numbers that are not finite; replace them, as by 0 or the band's mean",
+                code="image-kind",
+            )
         return pixels.astype(np.float32, copy=False)
     if dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: samples of {dtype} have no known range; save it as uint8, uint16 or float32")
+        raise DataError(
+            f"{path}: samples of {dtype} have no known range; save it as uint8, uint16 or float32", code="image-kind"
+        )
     if dtype == wanted:
         return pixels
     if decoding.bit_depth == "float":

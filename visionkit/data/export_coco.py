@@ -127,20 +127,25 @@ def refuse_original(path: Path, reader: Reader) -> None:
     """
     path = path.resolve()
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; give the name of a file in it")
+        raise DataError(f"{path}: is a folder; give the name of a file in it", code="file-not-written")
     if not path.exists():
         return
     for source in sources(reader):
         read = getattr(source, "annotations", None)
         if read is not None and path.samefile(read):
-            raise DataError(f"{path}: is the file that is read; choose another name for the corrected one")
+            raise DataError(
+                f"{path}: is the file that is read; choose another name for the corrected one", code="file-not-written"
+            )
         root = getattr(source, "root", None)
         if root is not None and path.is_relative_to(Path(root).resolve()):
             fault = "is there already, inside the data set's folder, where nothing is overwritten"
-            raise DataError(f"{path}: {fault}; choose another name")
+            raise DataError(f"{path}: {fault}; choose another name", code="file-not-written")
     with path.open("rb") as file:
         if MARK.encode() not in file.read(_HEAD):
-            raise DataError(f"{path}: is there already, and was not written by check_data; choose another name")
+            raise DataError(
+                f"{path}: is there already, and was not written by check_data; choose another name",
+                code="file-not-written",
+            )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -166,7 +171,9 @@ def write_whole(path: Path, text: str) -> None:
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as fault:
-        raise DataError(f"{path}: cannot be written ({fault.strerror}); choose another place") from None
+        raise DataError(
+            f"{path}: cannot be written ({fault.strerror}); choose another place", code="file-not-written"
+        ) from None
 
 
 def sources(reader: Reader) -> Iterator[Any]:

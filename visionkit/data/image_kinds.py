@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from visionkit.data.augmentation import BACKENDS
-from visionkit.errors import ConfigError
+from visionkit.errors import CodedLine, ConfigError
 from visionkit.interfaces import Reader
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Decoding, Labels, Sample
@@ -22,7 +22,7 @@ _FAR, _FLAT, _WIDE = 3.0, 0.2, 5.0
 
 def unfit_transforms(
     transforms: Sequence[Mapping[str, Any]], backend: str, decoding: Decoding, canvas: tuple[int, int]
-) -> list[str]:
+) -> list[CodedLine]:
     """Return a line for each transform that fails with images of `decoding`, or takes them for others.
 
     Args:
@@ -57,8 +57,8 @@ def statistics_warning(reader: Reader, preprocess: Preprocess) -> str | None:
 
 def _faults(
     transforms: Sequence[Mapping[str, Any]], where: str, backend: str, decoding: Decoding, canvas: tuple[int, int]
-) -> list[str]:
-    faults = []
+) -> list[CodedLine]:
+    faults: list[CodedLine] = []
     for number, entry in enumerate(transforms):
         ((name, arguments),) = entry.items()
         place = f"{where}[{number}]"
@@ -69,7 +69,8 @@ def _faults(
         reason = _reason({name: arguments}, backend, decoding, canvas)
         if reason:
             kind = f"{decoding.dtype.name} images of {decoding.channels} channels"
-            faults.append(f"{place}: {name} cannot take {kind} ({reason}); leave it out, or choose augment=none")
+            told = f"{place}: {name} cannot take {kind} ({reason}); leave it out, or choose augment=none"
+            faults.append(CodedLine(told, "augmentation-unfit"))
     return faults
 
 

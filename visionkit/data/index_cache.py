@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from visionkit.cache_place import cache_folder
 from visionkit.data.cache_room import note_use, prune
 
 _MAGIC = b"visionkit flat arrays 1\n"
@@ -33,12 +34,6 @@ _ABANDONED = 3600.0
 """Seconds after which the unfinished file of a killed writer is removed."""
 MOST_BYTES = 8 << 30
 """The most that all entries take; one of COCO's train2017 takes about 0.2 GB."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of all caches: $VISIONKIT_CACHE, else ~/.cache/visionkit."""
-    named = os.environ.get("VISIONKIT_CACHE")
-    return Path(named).expanduser() if named else Path("~/.cache/visionkit").expanduser()
 
 
 def entry_of(kind: str, *names: object) -> Path:

@@ -23,6 +23,7 @@ from visionkit.data.cache import Source, image_source
 from visionkit.data.class_map import ClassMap
 from visionkit.data.collate import Collate, CollateEvaluation
 from visionkit.data.copy_paste import CopyPaste
+from visionkit.data.freed_memory import keep_freed_memory
 from visionkit.data.loader_room import PREFETCH, workers_with_room
 from visionkit.data.mixes import MixUp, Mosaic
 from visionkit.data.neighbours import Neighbours
@@ -31,7 +32,7 @@ from visionkit.data.recent import narrowed, recent_bytes
 from visionkit.data.sampler import EpochSampler
 from visionkit.data.transforms import Augment
 from visionkit.data.transforms_v2 import TorchvisionAugment
-from visionkit.errors import ConfigError, UserError
+from visionkit.errors import ConfigError, UserError, told
 from visionkit.interfaces import Reader
 from visionkit.preprocess import Preprocess
 from visionkit.structures import LABEL_FIELDS, Batch, Geometry, Labels, Sample
@@ -90,7 +91,10 @@ class TrainingSet(Dataset[Sample]):
         reduced_decoding: bool = False,
     ) -> None:
         if mosaic is not None and mosaic.canvas != preprocess.canvas:
-            raise ConfigError(f"augment.mosaic: canvas {mosaic.canvas} beside preprocess's {preprocess.canvas}")
+            raise ConfigError(
+                f"augment.mosaic: canvas {mosaic.canvas} beside preprocess's {preprocess.canvas}",
+                code="keys-contradict",
+            )
         self.reader = reader
         self.preprocess = preprocess
         wanted = fields | {"boxes"} if "masks" in fields else fields
@@ -133,7 +137,8 @@ class TrainingSet(Dataset[Sample]):
         if too_large and self.augment is not None:
             raise ConfigError(
                 f"augment.transforms ({', '.join(self.augment.names)}) made a sample of {sample.labels.size}, larger "
-                f"than the canvas {self.preprocess.canvas}; crop to it, or leave the resizing out"
+                f"than the canvas {self.preprocess.canvas}; crop to it, or leave the resizing out",
+                code="augmentation-unfit",
             )
         return sample
 
@@ -271,8 +276,11 @@ def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
         yield from loader
     except UserError as error:
         # torch puts the worker's whole traceback into the message of an error of the same class.
-        name = f"{type(error).__module__}.{type(error).__qualname__}: "
-        raise type(error)(str(error).rpartition(name)[2].strip()) from error
+        _, name, printed = str(error).rpartition(f"{type(error).__module__}.{type(error).__qualname__}: ")
+        if not name:  # of this process
+            raise
+        message, code = told(printed)
+        raise type(error)(message, code=code) from error
 
 
 def _settings(workers: int, device: torch.device, timeout: float) -> Mapping[str, Any]:
@@ -303,6 +311,7 @@ def _start_worker(_worker: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_of_handing_over)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _end_of_handing_over(error: Exception, _batch: Any) -> None:

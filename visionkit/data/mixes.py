@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from visionkit.data.placement import place_labels
-from visionkit.errors import ConfigError
+from visionkit.data.placement import place_boxes, place_labels
+from visionkit.errors import CodedLine, ConfigError
 from visionkit.preprocess import Placement, fill_value
 from visionkit.structures import IGNORE_INDEX, Labels, Sample
 
@@ -107,17 +107,13 @@ class Mosaic:
         y, x = (_drawn(rng, side, self.centre) for side in self.canvas)
         first = samples[0].image
         image = np.full((height, width, first.shape[2]), fill_value(self.fill, first.dtype), first.dtype)
-        placed = []
+        placements = []
         for number, sample in enumerate(samples):
             placement = self._placement(sample.labels.size, (y, x), number, rng)
             rows, columns = placement.target
-            image[slice(*rows), slice(*columns)] = placement.resized(sample.image, area_below=_AREA_BELOW)
-            placed.append(place_labels(sample.labels, placement))
-        labels = merged_objects(placed)
-        maps = [part.semantic for part in placed if part.semantic is not None]
-        if len(maps) == len(placed):
-            # Each map is IGNORE_INDEX, the largest value, outside of its own quadrant.
-            labels = replace(labels, semantic=np.minimum.reduce(maps))
+            placement.resized(sample.image, area_below=_AREA_BELOW, into=image[slice(*rows), slice(*columns)])
+            placements.append(placement)
+        labels = _on_one_canvas([sample.labels for sample in samples], placements)
         return replace(samples[0], image=image, labels=labels, reduction=1)
 
     def _placement(
@@ -134,6 +130,17 @@ class Mosaic:
             source.append((first, first + used))
             target.append((centre[axis], centre[axis] + length) if after else (centre[axis] - length, centre[axis]))
         return Placement(size, (source[0], source[1]), (target[0], target[1]), self.canvas)
+
+
+def _on_one_canvas(parts: Sequence[Labels], placements: Sequence[Placement]) -> Labels:
+    known = frozenset.intersection(*(labels.known for labels in parts))
+    if "boxes" in known and not known & {"masks", "semantic"}:
+        return place_boxes(parts, placements)
+    placed = [place_labels(labels, placement) for labels, placement in zip(parts, placements, strict=True)]
+    maps = [part.semantic for part in placed if part.semantic is not None]
+    # Each map is IGNORE_INDEX, the largest value, outside of its own quadrant.
+    semantic = np.minimum.reduce(maps) if len(maps) == len(placed) else None
+    return replace(merged_objects(placed), semantic=semantic)
 
 
 def _drawn(rng: np.random.Generator, side: int, shares: tuple[float, float]) -> int:
@@ -193,9 +200,9 @@ class MixUp:
 
 def refuse(key: str, faults: Sequence[tuple[bool, str]]) -> None:
     """Raise a ConfigError with a line for each of the (is wrong, what is wanted) `faults` of a mix that is wrong."""
-    wrong = [f"{key}.{text} is wanted" for is_wrong, text in faults if is_wrong]
+    wrong = [CodedLine(f"{key}.{text} is wanted", "value-unfit") for is_wrong, text in faults if is_wrong]
     if wrong:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError.of(wrong)
 
 
 def merged_objects(placed: Sequence[Labels]) -> Labels:

@@ -17,6 +17,7 @@ LEAST_VISIBLE = 0.1
 LEAST_SIDE = 2.0
 """An object whose box has a side shorter than this, in canvas pixels, is dropped from training labels."""
 _MOST_VALUES = 255
+_OF_BOXES = ("boxes", "labels", "crowd", "ignore")
 _NONE = np.zeros(0, np.int64)
 
 
@@ -44,14 +45,14 @@ def place_labels(labels: Labels, placement: Placement) -> Labels:
     if labels.semantic is not None:
         moved["semantic"] = _placed_map(labels.semantic, placement, IGNORE_INDEX)
     if labels.box is not None:
-        box, _, kept = _placed_boxes(labels.box[None], placement, np.zeros(1, np.bool_))
+        box, _, kept = _placed_boxes(labels.box[None], [placement], np.zeros(1, np.bool_), [1])
         moved["box"] = box[0] if kept[0] else None
     if labels.boxes is None:
         return Labels(**moved)
     assert labels.labels is not None
     assert labels.crowd is not None
     assert labels.ignore is not None
-    boxes, cut, kept = _placed_boxes(labels.boxes, placement, labels.crowd)
+    boxes, cut, kept = _placed_boxes(labels.boxes, [placement], labels.crowd, [len(labels.boxes)])
     rows = np.flatnonzero(kept)
     crowd, ignore = labels.crowd[rows], labels.ignore[rows]
     placed = Labels(boxes=boxes[rows], labels=labels.labels[rows], crowd=crowd, ignore=ignore, **moved)
@@ -63,18 +64,36 @@ def place_labels(labels: Labels, placement: Placement) -> Labels:
     return tie_to_masks(placed, masks, cut[rows])
 
 
+def place_boxes(parts: Sequence[Labels], placements: Sequence[Placement]) -> Labels:
+    """Return the objects of several images, without masks, on the one canvas that all are placed on.
+
+    As `place_labels` of each, one after the other; nothing but `boxes` and what belongs to them is known.
+    """
+    rows = {name: np.concatenate([getattr(labels, name) for labels in parts]) for name in _OF_BOXES}
+    counts = [len(labels.labels) for labels in parts if labels.labels is not None]
+    boxes, _, kept = _placed_boxes(rows.pop("boxes"), placements, rows["crowd"], counts)
+    lists = [labels.known_classes for labels in parts if labels.known_classes is not None]
+    known_classes = np.logical_and.reduce(lists) if lists else None
+    of_rows = {name: values[kept] for name, values in rows.items()}
+    return Labels(size=placements[0].size, boxes=boxes[kept], known_classes=known_classes, **of_rows)
+
+
 def clip_boxes(
-    boxes: np.ndarray, window: tuple[float, float, float, float], crowd: np.ndarray
+    boxes: np.ndarray, window: tuple[float, float, float, float] | np.ndarray, crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut (N, 4) xyxy boxes by `window` (x1, y1, x2, y2); return the boxes and which of them remain, (N,) bool.
+
+    window: of all boxes, or (N, 4), one each.
 
     One remains with at least `LEAST_VISIBLE` of its area and sides of `LEAST_SIDE`; a crowd region (`crowd`, (N,)
     bool) with any area at all.
     """
-    clipped = np.clip(boxes, window[:2] * 2, window[2:] * 2)
+    edges = np.asarray(window, boxes.dtype)
+    clipped = np.minimum(np.maximum(boxes, edges[..., [0, 1, 0, 1]]), edges[..., [2, 3, 2, 3]])
     sides = clipped[:, 2:] - clipped[:, :2]
-    visible = box_areas(clipped) >= LEAST_VISIBLE * box_areas(boxes)
-    return clipped, (sides > 0).all(axis=1) & (crowd | (visible & (sides >= LEAST_SIDE).all(axis=1)))
+    shorter = np.minimum(sides[:, 0], sides[:, 1])
+    visible = sides[:, 0] * sides[:, 1] >= LEAST_VISIBLE * box_areas(boxes)
+    return clipped, (shorter > 0) & (crowd | (visible & (shorter >= LEAST_SIDE)))
 
 
 def box_areas(boxes: np.ndarray) -> np.ndarray:
@@ -170,12 +189,20 @@ def _runs(values: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 
 def _placed_boxes(
-    boxes: np.ndarray, placement: Placement, crowd: np.ndarray
+    boxes: np.ndarray, placements: Sequence[Placement], crowd: np.ndarray, counts: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the boxes on the canvas, which of them are cut, and which remain."""
-    rows, columns = placement.target
-    whole = placement.geometry.to_canvas(boxes)
-    clipped, kept = clip_boxes(whole, (columns[0], rows[0], columns[1], rows[1]), crowd)
+    """Return the boxes on the canvas, which of them are cut, and which remain.
+
+    counts: how many boxes, one after the other, belong to each placement.
+    """
+    told = []
+    for placement in placements:
+        (scale_y, scale_x), (y, x) = placement.geometry.scale, placement.geometry.offset
+        rows, columns = placement.target
+        told.append((scale_x, scale_y, scale_x, scale_y, x, y, x, y, columns[0], rows[0], columns[1], rows[1]))
+    each = np.repeat(np.array(told, np.float64), counts, axis=0)
+    whole = boxes * each[:, :4] + each[:, 4:8]
+    clipped, kept = clip_boxes(whole, each[:, 8:], crowd)
     return clipped, (clipped != whole).any(axis=1), kept
 
 

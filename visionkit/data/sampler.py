@@ -65,7 +65,9 @@ class EpochSampler:
         repeats: np.ndarray | None = None,
     ) -> None:
         if count < 1:
-            raise DataError("the training split holds no images; name another one with data.splits.train=…")
+            raise DataError(
+                "the training split holds no images; name another one with data.splits.train=…", code="split-empty"
+            )
         if batch_size < 1 or not 0 <= rank < world or start < 0:
             raise ValueError(f"EpochSampler: batch_size {batch_size}, rank {rank} of {world}, start {start}")
         self.count = count
@@ -77,7 +79,10 @@ class EpochSampler:
         self.segments = tuple(segments or ()) if len(segments or ()) > 1 else ()
         if self.segments:
             if min(size for _, size, _ in self.segments) < 1:
-                raise DataError("one of the training sets holds no images; leave it out of data, or mend data.sets")
+                raise DataError(
+                    "one of the training sets holds no images; leave it out of data, or mend data.sets",
+                    code="split-empty",
+                )
             if abs(sum(share for _, _, share in self.segments) - 1) > 1e-6:
                 raise ValueError(f"EpochSampler: the shares of {self.segments} do not sum to 1")
         if repeats is not None and (repeats.shape != (count,) or not (repeats > 0).all()):
@@ -167,7 +172,10 @@ def repeat_factors(reader: Reader, least: float) -> np.ndarray:
         ConfigError: the images have neither objects nor classes of their own.
     """
     if not reader.fields & {"boxes", "class_scores"}:
-        raise ConfigError("data.repeat_factor: counts classes of objects or of images, and the data have neither")
+        raise ConfigError(
+            "data.repeat_factor: counts classes of objects or of images, and the data have neither",
+            code="labels-lacking",
+        )
     shown = np.zeros((len(reader), len(reader.classes)), np.bool_)
     for index in range(len(reader)):
         labels = reader.labels(index)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from visionkit.errors import ConfigError, did_you_mean
+from visionkit.errors import CodedLine, ConfigError, did_you_mean
 from visionkit.preprocess import fill_value
 
 NORMALISES = "preprocess.mean and preprocess.std normalise"
@@ -34,25 +34,29 @@ class Library:
     preset: Mapping[str, str]
     settled: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
-    def built(self, transforms: Any, where: str, faults: list[str]) -> list[Any]:
+    def built(self, transforms: Any, where: str, faults: list[CodedLine]) -> list[Any]:
         """Build the transforms of a list of {name: arguments or None}, and append a line to `faults` for every fault.
 
         A group of transforms takes a list in place of its arguments, too: {OneOf: [{Blur: {}}, …]}.
         """
         if not isinstance(transforms, Sequence) or isinstance(transforms, str):
-            faults.append(f"{where}: a list of {{Name: arguments}} is wanted, not {transforms!r}")
+            faults.append(
+                CodedLine(f"{where}: a list of {{Name: arguments}} is wanted, not {transforms!r}", "value-unfit")
+            )
             return []
         built = []
         for number, entry in enumerate(transforms):
             place = f"{where}[{number}]"
             if not isinstance(entry, Mapping) or len(entry) != 1:
-                faults.append(f"{place}: one {{Name: arguments}} is wanted, not {entry!r}")
+                faults.append(CodedLine(f"{place}: one {{Name: arguments}} is wanted, not {entry!r}", "value-unfit"))
                 continue
             name, arguments = next(iter(entry.items()))
             if isinstance(arguments, Sequence) and not isinstance(arguments, str) and self._is_group(name):
                 arguments = {"transforms": arguments}
             if arguments is not None and not isinstance(arguments, Mapping):
-                faults.append(f"{place}: {name}: arguments by name are wanted, not {arguments!r}")
+                faults.append(
+                    CodedLine(f"{place}: {name}: arguments by name are wanted, not {arguments!r}", "value-unfit")
+                )
                 continue
             before = len(faults)
             transform = self._transform(str(name), dict(arguments or {}), place, faults)
@@ -60,21 +64,24 @@ class Library:
                 built.append(transform)
         return built
 
-    def _transform(self, name: str, arguments: dict[str, Any], place: str, faults: list[str]) -> Any:
+    def _transform(self, name: str, arguments: dict[str, Any], place: str, faults: list[CodedLine]) -> Any:
         """Build one transform, or note its faults and return None."""
         if name in self.refused:
-            faults.append(f"{place}: {name} is refused: {self.refused[name]}")
+            faults.append(CodedLine(f"{place}: {name} is refused: {self.refused[name]}", "augmentation-unfit"))
             return None
         if name not in self.known:
-            faults.append(f"{place}: {self.name} has no transform '{name}'{did_you_mean(name, self.known)}")
+            told = f"{place}: {self.name} has no transform '{name}'{did_you_mean(name, self.known)}"
+            faults.append(CodedLine(told, "choice-unknown"))
             return None
         parameters = list(inspect.signature(self.known[name]).parameters)
         before = len(faults)
         for key in arguments:
             if key in self.preset:
-                faults.append(f"{place}: {name}.{key} is always {self.preset[key]}; leave it out")
+                told = f"{place}: {name}.{key} is always {self.preset[key]}; leave it out"
+                faults.append(CodedLine(told, "key-not-taken"))
             elif key not in parameters:
-                faults.append(f"{place}: {name} has no argument '{key}'{did_you_mean(key, parameters)}")
+                told = f"{place}: {name} has no argument '{key}'{did_you_mean(key, parameters)}"
+                faults.append(CodedLine(told, "key-unknown"))
         if self._is_group(name):
             arguments["transforms"] = self.built(arguments.get("transforms", []), f"{place}.{name}", faults)
         if len(faults) > before:
@@ -82,7 +89,7 @@ class Library:
         try:
             return self.known[name](**self.settled(arguments))
         except (TypeError, ValueError) as error:
-            faults.append(f"{place}: {name}: {one_line(error)}")
+            faults.append(CodedLine(f"{place}: {name}: {one_line(error)}", "value-unfit"))
             return None
 
     def _is_group(self, name: object) -> bool:
@@ -105,7 +112,8 @@ def check_kind(before: np.ndarray, after: np.ndarray, names: Sequence[str]) -> N
     if after.dtype != before.dtype or after.ndim != 3 or after.shape[2] != before.shape[2]:
         raise ConfigError(
             f"augment.transforms ({', '.join(names)}): an image {before.dtype} with {before.shape[2]} channels became "
-            f"{after.shape} {after.dtype}; normalising is preprocess's"
+            f"{after.shape} {after.dtype}; normalising is preprocess's",
+            code="augmentation-unfit",
         )
 
 

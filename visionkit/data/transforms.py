@@ -22,7 +22,7 @@ from visionkit.data.fast_colour import HueSaturationValue
 from visionkit.data.moved_labels import moved_labels, numbered_boxes
 from visionkit.data.placement import Painted, clip_boxes, paint
 from visionkit.data.transform_lists import NORMALISES, Library, check_kind, one_line, scaled_fill
-from visionkit.errors import ConfigError
+from visionkit.errors import CodedLine, ConfigError
 from visionkit.structures import Labels, Sample
 
 _GROUPS = ("Compose", "OneOf", "SomeOf", "OneOrOther", "RandomOrder", "Sequential", "SelectiveChannelTransform")
@@ -57,23 +57,23 @@ class Augment:
 
     def _compose(self, dtype: np.dtype) -> albumentations.Compose:
         """Build the list for images of `dtype`."""
-        faults: list[str] = []
+        faults: list[CodedLine] = []
         settled = partial(scaled_fill, dtype=dtype)
         library = Library("albumentations", _known(), _REFUSED, _PRESET, settled)
         built = library.built(self._transforms, "augment.transforms", faults)
         if faults:
-            raise ConfigError("\n".join(faults))
+            raise ConfigError.of(faults)
         compose = albumentations.Compose(
             # A list of colour transforms alone would warn that nothing uses the boxes.
             [*built, albumentations.NoOp()],
-            bbox_params=albumentations.BboxParams(
-                format="pascal_voc", label_fields=["rows", "crowd"], clip=True, filter_invalid_bboxes=True
-            ),
+            bbox_params=albumentations.BboxParams(format="albumentations"),
             mask_interpolation=cv2.INTER_NEAREST,
             strict=True,
         )
-        # The library's own filter knows no crowd regions; ours is the rule of every other step of training.
-        compose.processors["bboxes"].filter = _visible
+        # The library's own filter knows no crowd regions; ours is the rule of every other step of training. Its checks
+        # and conversions, twice a sample, would cost more than all else that is done to boxes.
+        boxes = compose.processors["bboxes"]
+        boxes.filter, boxes.check_and_convert = _Visible(), _as_they_are
         return compose
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -99,7 +99,7 @@ class Augment:
             result = compose(**_data(sample, painted))
         except Exception as error:
             where = f"augment.transforms ({', '.join(self.names)}) cannot be applied to {sample.file_name}"
-            raise ConfigError(f"{where}: {one_line(error)}") from error
+            raise ConfigError(f"{where}: {one_line(error)}", code="augmentation-unfit") from error
         image = result["image"]
         check_kind(sample.image, image, self.names)
         return replace(sample, image=np.ascontiguousarray(image), labels=_labels(labels, result, painted))
@@ -118,7 +118,12 @@ def _known() -> dict[str, type]:
 def _data(sample: Sample, painted: Painted | None) -> dict[str, Any]:
     """Return the sample's known fields as albumentations' targets."""
     boxes, crowd, rows = numbered_boxes(sample.labels)
-    data: dict[str, Any] = {"image": sample.image, "bboxes": boxes, "rows": rows, "crowd": crowd.astype(np.float32)}
+    height, width = sample.labels.size
+    shares = np.empty((len(boxes), 6), np.float32)  # x1 y1 x2 y2 as shares of the image, row number, crowd
+    np.clip(boxes / (width, height, width, height), 0, 1, out=shares[:, :4])
+    shares[:, 4], shares[:, 5] = rows, crowd
+    has_area = (shares[:, 2:4] > shares[:, :2]).all(axis=1)
+    data: dict[str, Any] = {"image": sample.image, "bboxes": shares if has_area.all() else shares[has_area]}
     if sample.labels.semantic is not None:
         # Transforms fill masks with 0, and unlabelled is 255: one step up, 255 wraps to 0.
         data["mask"] = sample.labels.semantic + np.uint8(1)
@@ -133,21 +138,37 @@ def _labels(before: Labels, result: Mapping[str, Any], painted: Painted | None) 
     if painted is not None:
         maps = result["masks"] if "masks" in result else np.zeros((0, height, width), np.uint8)
         painted = replace(painted, maps=np.asarray(maps))
+    shares = np.asarray(result["bboxes"]).reshape(-1, 6)
     return moved_labels(
         before,
         size=(height, width),
-        boxes=np.asarray(result["bboxes"], np.float64).reshape(-1, 4),
-        rows=np.asarray(result["rows"]).astype(np.int64).reshape(-1),
+        boxes=shares[:, :4] * np.array((width, height, width, height), np.float64),
+        rows=shares[:, 4].astype(np.int64),
         semantic=None if before.semantic is None else result["mask"] - np.uint8(1),
         painted=painted,
     )
 
 
-def _visible(boxes: np.ndarray, shape: Mapping[str, int]) -> np.ndarray:
-    """Filter boxes for albumentations: (N, 6), x1 y1 x2 y2 as shares of the image, row number, crowd."""
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 6)
-    pixels = np.array([shape["width"], shape["height"]] * 2, np.float64)
-    window = (0.0, 0.0, float(shape["width"]), float(shape["height"]))
-    clipped, kept = clip_boxes(boxes[:, :4] * pixels, window, boxes[:, 5] > 0)
-    shares = (clipped / pixels).astype(np.float32)
-    return np.concatenate([shares[kept], boxes[kept, 4:]], axis=1)
+class _Visible:
+    """Filters boxes for albumentations, which asks after each transform: also after those that move no boxes."""
+
+    def __init__(self) -> None:
+        self._seen: np.ndarray | None = None
+        self._size = (0, 0)
+
+    def __call__(self, boxes: np.ndarray, shape: Mapping[str, int]) -> np.ndarray:
+        """boxes: (N, 6), x1 y1 x2 y2 as shares of the image, row number, crowd."""
+        width, height = shape["width"], shape["height"]
+        if boxes is self._seen and self._size == (height, width):
+            return boxes
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 6)
+        pixels = np.array((width, height, width, height), np.float64)
+        window = (0.0, 0.0, float(width), float(height))
+        clipped, kept = clip_boxes(boxes[:, :4] * pixels, window, boxes[:, 5] > 0)
+        self._seen = np.concatenate([(clipped / pixels).astype(np.float32), boxes[:, 4:]], axis=1)[kept]
+        self._size = (height, width)
+        return self._seen
+
+
+def _as_they_are(boxes: np.ndarray, _shape: Mapping[str, int], **_: str) -> np.ndarray:
+    return boxes

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 from visionkit.data.moved_labels import moved_labels, numbered_boxes
 from visionkit.data.placement import Painted, clip_boxes, paint
 from visionkit.data.transform_lists import NORMALISES, Library, check_kind, one_line, scaled_fill
-from visionkit.errors import ConfigError
+from visionkit.errors import CodedLine, ConfigError
 from visionkit.structures import Labels, Sample
 
 _BOXES = "boxes are followed and cut by the toolkit"
@@ -56,12 +56,12 @@ class TorchvisionAugment:
 
     def _compose(self, dtype: np.dtype) -> v2.Compose:
         """Build the list for images of `dtype`."""
-        faults: list[str] = []
+        faults: list[CodedLine] = []
         settled = partial(_settled, dtype=dtype)
         library = Library("torchvision.transforms.v2", _known(), _REFUSED, {"inplace": "false"}, settled)
         built = library.built(self._transforms, "augment.transforms", faults)
         if faults:
-            raise ConfigError("\n".join(faults))
+            raise ConfigError.of(faults)
         return v2.Compose(built or [v2.Identity()])
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -85,7 +85,7 @@ class TorchvisionAugment:
                 result = self._composed[dtype.name](_data(sample, painted))
         except Exception as error:
             where = f"augment.transforms ({', '.join(self.names)}) cannot be applied to {sample.file_name}"
-            raise ConfigError(f"{where}: {one_line(error)}") from error
+            raise ConfigError(f"{where}: {one_line(error)}", code="augmentation-unfit") from error
         image = result["image"].permute(1, 2, 0).contiguous().numpy()
         check_kind(sample.image, image, self.names)
         return replace(sample, image=image, labels=_labels(labels, result, painted))

@@ -75,7 +75,7 @@ def found_in(error: DataError) -> list[Problem]:
     said, _, mend = str(error).partition("; ")
     file, colon, fault = said.partition(": ")
     file, fault = (file, fault) if colon else ("", said)
-    return [Problem(file, "", fault, mend or "correct it", rule=error.rule)]
+    return [Problem(file, "", fault, mend or "correct it", rule=error.code)]
 
 
 def report(problems: Sequence[Problem], *, most: int = _SHOWN) -> str:
@@ -94,7 +94,9 @@ def _count(number: int, what: str) -> str:
 def check_on_error(on_error: str) -> None:
     """Refuse a value other than those of `ON_ERROR`."""
     if on_error not in ON_ERROR:
-        raise ConfigError(f"data.on_error={on_error}: must be stop or skip{did_you_mean(on_error, ON_ERROR)}")
+        raise ConfigError(
+            f"data.on_error={on_error}: must be stop or skip{did_you_mean(on_error, ON_ERROR)}", code="choice-unknown"
+        )
 
 
 def settle(problems: Sequence[Problem], on_error: str) -> None:
@@ -169,8 +171,7 @@ def _checked(path: Path) -> tuple[int, int] | Problem:
         return check_file(path)
     except DataError as error:
         said, _, mend = str(error).removeprefix(f"{path}: ").partition("; ")
-        rule = "image-unreadable" if path.exists() else "image-missing"
-        return Problem(str(path), "", said, mend, rule)
+        return Problem(str(path), "", said, mend, error.code)
 
 
 def unsafe(name: str) -> str:

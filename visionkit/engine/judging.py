@@ -40,13 +40,14 @@ def evaluate_run(cfg: DictConfig) -> int:
 def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.device) -> int:
     with processes.together():
         checkpoint = open_checkpoint(cfg.checkpoint)
-        model = load_model(checkpoint.folder).to(device)
+        allow = tuple(cfg.allow)
+        model = load_model(checkpoint.folder, allow).to(device)
         trained = read_trained_config(checkpoint.folder / "config.yaml")
-        data = evaluation_data(trained.data, cfg.data)
+        data = evaluation_data(trained.data, cfg.data, allow=allow)
         share_cores(loader_workers(data.workers, device), device)
         role = data.split or ("test" if data.splits.test is not None else "val")
         # A reader named by the checkpoint is data and passes the fence; one that the user names is code of the user's.
-        reader = build_reader(data, role, allow=None if "reader" in cfg.data else ())
+        reader = build_reader(data, role, allow=None if "reader" in cfg.data else allow)
         if not len(reader):
             raise DataError(
                 f"data.split={role}: holds no usable image; choose another data.split or data.root", code="split-empty"
@@ -57,9 +58,12 @@ def _evaluate_checkpoint(cfg: DictConfig, processes: Processes, device: torch.de
             model,
             voc_ap=bool(trained.engine.get("voc_ap", False)) if own is None else own,
             class_numbers=trained.get("metrics") if cfg.metrics is None else cfg.metrics,
+            own=cfg.metric or trained.get("metric", {}),
+            allow=None if cfg.metric else allow,
         )
         # Chosen anew, the numbers may lack the one by which training selected, and a reference's.
-        chosen_by = (trained.engine.select, trained.engine.references) if cfg.metrics is None else ("mean", {})
+        as_trained = cfg.metrics is None and not cfg.metric
+        chosen_by = (trained.engine.select, trained.engine.references) if as_trained else ("mean", {})
         selector = Selector(chosen_by[0], metrics, chosen_by[1])
         model.use_memory_format(memory_format(trained.engine.channels_last, device))
         folder = _evaluation_folder(cfg.run_dir, trained.name) if processes.first else None

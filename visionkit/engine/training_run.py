@@ -364,7 +364,7 @@ class TrainingRun:
 
 def run_metrics(cfg: DictConfig, model: VisionModel) -> dict[str, Metric]:
     """The metrics of all heads, as a run asks for them; fresh ones each time."""
-    return build_metrics(model, voc_ap=cfg.engine.voc_ap, class_numbers=cfg.metrics)
+    return build_metrics(model, voc_ap=cfg.engine.voc_ap, class_numbers=cfg.metrics, own=cfg.metric)
 
 
 def _schedule(cfg: DictConfig, total_steps: int) -> Schedule:

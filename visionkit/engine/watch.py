@@ -18,6 +18,8 @@ from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from visionkit.error_codes import mend_lines
+
 _DIED = "died: it was killed, by hand or by a system out of memory, or it crashed and said so itself"
 _PERIOD = 0.5
 """Seconds from one sign to the next."""
@@ -237,7 +239,7 @@ class Watch:
         with contextlib.suppress(OSError):
             self.last_words(message)
         if self.rank == ending.speaker:
-            print(message, file=sys.stderr, flush=True)
+            print("\n".join([message, *mend_lines([ending.fault])]), file=sys.stderr, flush=True)
         os._exit(ending.code)
 
 

@@ -34,7 +34,7 @@ def export_run(cfg: Any) -> int:
         RunError: the file would not predict what the checkpoint predicts; none is left.
     """
     checkpoint = open_checkpoint(cfg.checkpoint)
-    model = load_model(checkpoint.folder)
+    model = load_model(checkpoint.folder, tuple(cfg.allow))
     images: dict[str, np.ndarray] = {}
     if cfg.check:
         images = _images(cfg, checkpoint, model.preprocess.decoding)
@@ -62,7 +62,7 @@ def _images(cfg: Any, checkpoint: Checkpoint, decoding: Decoding) -> dict[str, n
             raise UserError(str(error).replace("source=", "images=", 1), code=error.code) from None
         return {name: decode(files[name], decoding) for name in _spread(list(files))}
     try:
-        return _validation_images(checkpoint)
+        return _validation_images(checkpoint, tuple(cfg.allow))
     except (UserError, OSError) as error:
         reason = str(error).splitlines()[0]
         print(f"the run's own images cannot be read ({reason}): compared on generated scenes; images=DIR names others")
@@ -77,11 +77,11 @@ def _images(cfg: Any, checkpoint: Checkpoint, decoding: Decoding) -> dict[str, n
         ) from None
 
 
-def _validation_images(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+def _validation_images(checkpoint: Checkpoint, allow: tuple[str, ...]) -> dict[str, np.ndarray]:
     trained = read_trained_config(checkpoint.folder / "config.yaml")
-    data = evaluation_data(trained.data, {})
+    data = evaluation_data(trained.data, {}, allow=allow)
     role = "val" if data.splits.val is not None else "test" if data.splits.test is not None else "train"
-    reader = build_reader(data, role, allow=())
+    reader = build_reader(data, role, allow=allow)
     places = _spread(list(range(len(reader))))
     if not places:
         raise DataError(f"data.split={role}: holds no usable image", code="split-empty")

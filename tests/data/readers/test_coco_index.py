@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import random
@@ -265,3 +267,13 @@ def test_many_boxes_are_fitted_as_one_is():
         if not isinstance(one, str):
             assert (tuple(fitted[i].tolist()), bool(clipped[i])) == one
     assert outside.any() and clipped.any()
+
+
+@pytest.mark.parametrize("text", ['{"images": [1, 2]}', '{"images": [1, '])
+def test_cycles_are_looked_for_again_after_reading(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    seen = []
+    with contextlib.suppress(DataError):
+        stream(tmp_path / "a.json", {"images": lambda rows, first: seen.append(gc.isenabled())})
+    assert seen in ([False], [])
+    assert gc.isenabled()
