@@ -20,7 +20,7 @@ def test_a_run_is_exported_and_predicts_alike(finished, runs, capsys):
     assert cli.main(["export", f"checkpoint={finished}", "format=torch", "out=made/run.pt2"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("compared with the checkpoint on 6 images: scores equal")
-    files = run_module._images(SimpleNamespace(images=".", out="made/run.pt2"), None, Decoding())
+    files = run_module._images(SimpleNamespace(images=".", allow=[], out="made/run.pt2"), None, Decoding())
     assert [(name, image.shape) for name, image in files.items()] == [("photograph.png", (50, 80, 3))]
     assert [file.name for file in (runs / "made").iterdir()] == ["run.pt2"]
     for checkpoint, out in (("made/run.pt2", "one"), (finished, "other")):
@@ -48,12 +48,12 @@ def test_wrong_keys_are_told_at_once(finished, runs, capsys):
 
 
 def test_without_its_own_images_a_run_is_compared_on_scenes(runs, monkeypatch, capsys):
-    def absent(checkpoint):
+    def absent(checkpoint, allow):
         raise DataError("/gone: no such folder; give data.root")
 
     monkeypatch.setattr(run_module, "_validation_images", absent)
-    images = run_module._images(SimpleNamespace(images=None), None, Decoding(1, 16))
+    images = run_module._images(SimpleNamespace(images=None, allow=[]), None, Decoding(1, 16))
     assert [(image.shape, image.dtype) for image in images.values()] == [((240, 320, 1), np.uint16)] * 8
     assert "/gone: no such folder" in capsys.readouterr().out
     with pytest.raises(Exception, match="images: 5 channels; name images"):
-        run_module._images(SimpleNamespace(images=None), None, Decoding(5))
+        run_module._images(SimpleNamespace(images=None, allow=[]), None, Decoding(5))

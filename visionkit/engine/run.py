@@ -33,6 +33,7 @@ from visionkit.engine.run_data import (
     judged_set,
     open_readers,
     remarks,
+    settle_length,
     training_set,
     write_data_account,
 )
@@ -139,6 +140,7 @@ def _prepared(
         told.append(
             f"data.batch_size=auto: {cfg.data.batch_size} images; the recipe's optim.lr is of another batch size"
         )
+    settle_length(cfg, len(readers["train"]), processes.world)
     if not processes.first:
         torch.manual_seed(cfg.seed + processes.rank)  # equal weights everywhere, dropout of each process's own
     selector = Selector(cfg.engine.select, run_metrics(cfg, model), cfg.engine.references)

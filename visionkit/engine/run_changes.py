@@ -20,6 +20,8 @@ FREE_TO_CHANGE = (
     "engine.max_hours", "engine.timeout", "track",
 )  # fmt: skip
 """Keys in which a resumed run may differ: they do not change what is computed."""
+SETTLED_LATER = ("engine.epochs", "engine.evaluate_every")
+"""Keys that are null until the batch size is known (`visionkit.engine.run_data.settle_length`)."""
 PROCESSES = "processes"
 ROLES = ("train", "val", "test")
 _NOTHING = object()
@@ -74,6 +76,8 @@ def changes(checkpoint: Checkpoint, cfg: DictConfig, data: Fingerprints | None, 
         if any(_below(key, free) for free in FREE_TO_CHANGE):
             continue
         earlier, now = before.get(key, _NOTHING), after.get(key, _NOTHING)
+        if now is None and key in SETTLED_LATER:
+            continue
         if earlier is _NOTHING and now == defaults.of(key):
             assumed.append(key)
         elif earlier != now:

@@ -232,6 +232,14 @@ def run_steps(cfg: DictConfig, images: int, processes: int = 1) -> tuple[int, in
     return steps_per_epoch, total if cfg.engine.max_steps is None else min(total, cfg.engine.max_steps)
 
 
+def settle_length(cfg: DictConfig, images: int, processes: int) -> None:
+    """Write the number of epochs, and after how many a run evaluates, into `cfg` where they are left to `schedule`."""
+    steps_per_epoch, _ = run_steps(cfg, images, processes)
+    engine = cfg.engine
+    engine.epochs = engine.epochs or budgeted_epochs(cfg.schedule, steps_per_epoch)
+    engine.evaluate_every = engine.evaluate_every or max(1, engine.epochs // 100)
+
+
 def budgeted_epochs(schedule: DictConfig, steps_per_epoch: int) -> int:
     """The whole epochs that the schedule's budget comes to: fifty images and fifty thousand both get enough steps."""
     least = math.ceil(schedule.least_steps / steps_per_epoch)

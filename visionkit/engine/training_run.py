@@ -213,7 +213,7 @@ class TrainingRun:
         train: dict[str, float] = {}
         judged = "val" in self.judging
         is_best = not judged
-        if judged and (last or epoch % (self.cfg.engine.evaluate_every or max(1, epochs // 100)) == 0):
+        if judged and (last or epoch % self.cfg.engine.evaluate_every == 0):
             try:
                 numbers = self.evaluated(trainer, "val").numbers
                 train = self.main_numbers(trainer, CLEAN)
