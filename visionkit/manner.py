@@ -129,7 +129,6 @@ def network_answers(model: Any, images: Tensor, sizes: Tensor, geometries: Seque
 def finished(answers: Answers, merges: Mapping[str, Merge]) -> dict[str, Prediction]:
     """Predictions of one image from its answers, those of merges too."""
     predictions = {
-        name: one if isinstance(one, _PREDICTIONS) else semantic_map(cast(Any, one))
-        for name, one in answers.items()
+        name: one if isinstance(one, _PREDICTIONS) else semantic_map(cast(Any, one)) for name, one in answers.items()
     }
     return predictions | {name: merge.merge(predictions) for name, merge in merges.items()}
