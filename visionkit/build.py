@@ -72,6 +72,9 @@ def build_model(
         ConfigError: when parts do not fit each other.
         CheckpointError: when a part is not allowed.
     """
+    if weights is not None and "weights" not in parameters(locate(description["backbone"]["_target_"])):
+        name = description["backbone"]["_target_"].rpartition(".")[2]
+        raise ConfigError(f"weights={weights}: {name} has no argument 'weights'; leave them out", code="key-not-taken")
     backbone = build(description["backbone"], allow=allow, **({} if weights is None else {"weights": weights}))
     partials = {name: build(node, allow=allow) for name, node in description["heads"].items()}
     neck = None

@@ -52,7 +52,7 @@ HELP: Mapping[str, ToolHelp] = {
             "batch_size=16": "images at a time",
         },
         "checkpoint=runs/mine data.split=test",
-        ("data=NAME", "data.seed=N", "device=auto|cpu|cuda:0|mps", "engine.voc_ap=true"),
+        ("data=NAME", "data.seed=N", "device=auto|cpu|cuda:0|mps", "engine.voc_ap=true", "allow=[PACKAGE]"),
     ),
     "predict": ToolHelp(
         {
@@ -68,7 +68,7 @@ HELP: Mapping[str, ToolHelp] = {
         "checkpoint=runs/mine source=photos out=drawn",
         (
             "overlap=0.2", "on_error=auto|skip|stop", "features.level=c5", "features.pool=true", "batch_size=16",
-            "device=auto|cpu|cuda:0|mps", "precision=fp32|bf16|fp16", "compile=false",
+            "device=auto|cpu|cuda:0|mps", "precision=fp32|bf16|fp16", "compile=false", "allow=[PACKAGE]",
         ),
     ),
     "export": ToolHelp(
@@ -80,7 +80,7 @@ HELP: Mapping[str, ToolHelp] = {
             "image_size=640": "side of the canvas in pixels; left out: as the checkpoint was trained",
         },
         "checkpoint=runs/mine out=mine.onnx",
-        ("precision=fp32|fp16", "check=true|false"),
+        ("precision=fp32|fp16", "check=true|false", "allow=[PACKAGE]"),
     ),
     "demo": ToolHelp(
         {
@@ -92,7 +92,7 @@ HELP: Mapping[str, ToolHelp] = {
             "max_megapixels=50": "megapixels that an image may have",
         },
         "checkpoint=runs/mine",
-        ("device=auto|cpu|cuda:0|mps",),
+        ("device=auto|cpu|cuda:0|mps", "allow=[PACKAGE]"),
     ),
     "benchmark": ToolHelp(
         {
