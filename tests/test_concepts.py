@@ -130,6 +130,7 @@ def test_every_layer_is_one_of_the_plain_network():
         assert not isinstance(options, dict) or set(options) <= set(fields), told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_block_runs_and_the_pictures_come_of_it(runs, capsys, monkeypatch):
     report = training_run.write_result_report

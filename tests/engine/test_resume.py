@@ -34,6 +34,7 @@ MIXES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(train, runs, interrupt, assert_equal_runs):
     """7 steps an epoch; saved at 9, logged at 8 and 10, interrupted before step 11; the mixes stop in mid-run."""
     assert train(*MIXES, "run_dir=whole") == 0

@@ -106,7 +106,7 @@ DEATHS = {
         "before the last step": fault("kill@step14"),
     }),
 }  # fmt: skip
-SLOW = ("two stages, scaled float16",)
+SLOW = ("batch mixes, accumulated, two workers", "two stages, scaled float16")
 
 
 @pytest.mark.parametrize(
