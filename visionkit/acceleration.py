@@ -28,8 +28,8 @@ def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = 
     Args:
         model: it is left alone.
         precision: of weights and arithmetic, fp32, bf16 or fp16; predictions are float32 in any case.
-        compile: let torch.compile fuse what lies between the convolutions: about a minute at the first batch of each
-            shape, for half as much time again in each of many images.
+        compile: let torch.compile fuse what lies between the convolutions. It takes a while at the first batch of each
+            shape; `docs/recipes.md` has times.
 
     Raises:
         UserError: there is no such precision.

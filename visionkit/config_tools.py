@@ -56,7 +56,7 @@ class PredictConfig:
     (predictions.json, maps), csv, crops and features (features.npz); score: the least that is drawn, cut out and listed
     in the table, for all classes or by class; classes, tile, overlap, tta, batch_size: see `Predictor.predict`;
     on_error: skip files that cannot be read, stop at the first, or auto: stop where the source is one file. precision:
-    fp32, bf16 or fp16; compile: fuse the network first, which takes about a minute; see `visionkit.load`.
+    fp32, bf16 or fp16; compile: fuse the network at the first batch of each shape; see `visionkit.load`.
     """
 
     checkpoint: str

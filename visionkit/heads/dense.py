@@ -134,18 +134,20 @@ class DenseDetection(nn.Module):
         C: classes; points: (x, y) canvas pixels of the cells' centres; strides: pixels. The logits are those by which
         `decode` chooses: with `nms` the first tower's, else the second's.
         """
-        logits = self._logits(features) if self.nms else self._single_logits(features)
-        return {"logits": logits, **self._edges(features)}
+        tower, score = (self.score_tower, self.score) if self.nms else (self.single_tower, self.single_score)
+        assert tower is not None and score is not None
+        return {"logits": self._logits(features, tower, score), **self._edges(features)}
 
     def learned(self, features: Features) -> dict[str, Tensor]:
         """What `raw_losses` reads: as `forward`, the first tower's logits, and single_logits (B, A, C) of the second.
 
         The second tower's gradients end at the features.
         """
-        raw = {"logits": self._logits(features), **self._edges(features)}
-        if self.single_tower is None:
-            return raw
-        return {**raw, "single_logits": self._single_logits({name: features[name].detach() for name in self.levels})}
+        raw = {"logits": self._logits(features, self.score_tower, self.score), **self._edges(features)}
+        if self.single_tower is not None and self.single_score is not None:
+            alone = {name: features[name].detach() for name in self.levels}
+            raw["single_logits"] = self._logits(alone, self.single_tower, self.single_score)
+        return raw
 
     def loss(self, features: Features, targets: Targets) -> dict[str, Tensor]:
         """classification, box (1 − complete IoU), distribution and one_to_one, each summed and divided by the number of
@@ -168,6 +170,7 @@ class DenseDetection(nn.Module):
     ) -> tuple[dict[str, Tensor], Assignment]:
         """The losses of what `learned` gave, and which cell answers for which object (that of the first tower)."""
         assert targets.boxes is not None and targets.labels is not None
+        assert targets.crowd is not None and targets.ignore is not None
         points, strides = raw["points"], raw["strides"]
         distances = self._by_edge(raw["distances"])
         predicted = self._boxes(distances, points, strides)
@@ -175,11 +178,12 @@ class DenseDetection(nn.Module):
         total = targets.total("boxes")
 
         found = (predicted.detach(), targets.boxes, targets.labels, positive)
+        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
         assignment = self.assigner(grids, raw["logits"].detach(), *found)
-        losses = {"classification": self._score_loss(raw["logits"], assignment, grids, targets) / total}
+        losses = {"classification": self._score_loss(raw["logits"], assignment, unlabelled, targets) / total}
         if "single_logits" in raw:
             single = self.single_assigner(grids, raw["single_logits"].detach(), *found)
-            losses["one_to_one"] = self._score_loss(raw["single_logits"], single, grids, targets) / total
+            losses["one_to_one"] = self._score_loss(raw["single_logits"], single, unlabelled, targets) / total
 
         row, quality = assignment
         assigned = row >= 0
@@ -242,14 +246,8 @@ class DenseDetection(nn.Module):
         # Distances start near three strides, so that the first assignments overlap their objects.
         self.distance.bias.data = -torch.linspace(0, self.bins / 4, self.bins).repeat(4)
 
-    def _logits(self, features: Features) -> Tensor:
-        parts = [self.score(self.score_tower(features[level], i)).flatten(2) for i, level in enumerate(self.levels)]
-        return torch.cat(parts, 2).transpose(1, 2)
-
-    def _single_logits(self, features: Features) -> Tensor:
-        tower, score = self.single_tower, self.single_score
-        assert tower is not None and score is not None
-        parts = [score(tower(features[level], i)).flatten(2) for i, level in enumerate(self.levels)]
+    def _logits(self, features: Features, tower: SharedTower, score: nn.Conv2d) -> Tensor:
+        parts = [score(tower(features[level], index)).flatten(2) for index, level in enumerate(self.levels)]
         return torch.cat(parts, 2).transpose(1, 2)
 
     def _edges(self, features: Features) -> dict[str, Tensor]:
@@ -269,10 +267,12 @@ class DenseDetection(nn.Module):
             "strides": torch.cat(strides),
         }
 
-    def _score_loss(self, logits: Tensor, assignment: Assignment, grids: Sequence[Grid], targets: Targets) -> Tensor:
-        """The sum over cells and classes: an assigned cell's class should score its quality, all else 0."""
+    def _score_loss(self, logits: Tensor, assignment: Assignment, unlabelled: Tensor, targets: Targets) -> Tensor:
+        """The sum over cells and classes: an assigned cell's class should score its quality, all else 0.
+
+        unlabelled: (B, A) bool, the cells that count only where they are assigned.
+        """
         assert targets.boxes is not None and targets.labels is not None
-        assert targets.crowd is not None and targets.ignore is not None
         row, quality = assignment
         wanted = torch.zeros_like(logits, dtype=torch.float32)
         if targets.boxes.shape[1]:
@@ -281,7 +281,6 @@ class DenseDetection(nn.Module):
         loss = quality_focal(logits.float(), wanted, self.gamma)
         if targets.known_classes is not None:
             loss = torch.where(targets.known_classes[:, None], loss, 0.0)
-        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
         counted = targets.known["boxes"][:, None] & ((row >= 0) | ~unlabelled)
         return torch.where(counted[..., None], loss, 0.0).sum()
 
