@@ -19,7 +19,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from visionkit.errors import UserError
+from visionkit.ops.run_lengths import run_lengths
 from visionkit.structures import RLE, Geometry, ImageId
+from visionkit.supervision_detections import supervision_detections
 
 if TYPE_CHECKING:
     import supervision
@@ -80,7 +82,7 @@ class Localization:
     def to_supervision(self) -> supervision.Detections:
         """Return supervision's detections: the box of the best class. Raises UserError: it is not installed."""
         best = np.array([self.scores.argmax()])
-        return _for_supervision(self.boxes[best], self.scores[best], best, self.names)
+        return supervision_detections(self.boxes[best], self.scores[best], best, self.names)
 
     def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
         """Return the image with the box and a list of the best classes; see the module's head."""
@@ -122,7 +124,7 @@ class Detections:
 
     def to_supervision(self) -> supervision.Detections:
         """Return supervision's detections, rows and coordinates alike. Raises UserError: it is not installed."""
-        return _for_supervision(self.boxes, self.scores, self.labels, self.names)
+        return supervision_detections(self.boxes, self.scores, self.labels, self.names)
 
     def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
         """Return the image with the detections that reach `score`; see the module's head."""
@@ -259,7 +261,7 @@ class Instances:
     def to_supervision(self) -> supervision.Detections:
         """Return supervision's detections, with masks of the whole image. Raises UserError: it is not installed."""
         masks = np.stack([*self.masks()]) if len(self) else np.zeros((0, *self.geometry.original), bool)
-        return _for_supervision(self.boxes, self.scores, self.labels, self.names, masks)
+        return supervision_detections(self.boxes, self.scores, self.labels, self.names, masks)
 
     def draw(self, image: ImageLike, names: Names = None, *, score: float = 0.3) -> np.ndarray:
         """Return the image with the boxes and masks that reach `score`; see the module's head."""
@@ -272,7 +274,7 @@ class Instances:
 
     def _encoded(self, rows: Sequence[int]) -> tuple[RLE, ...]:
         height, width = self.geometry.original
-        runs = [{"size": [height, width], "counts": _runs(*self.window(row), height, width)} for row in rows]
+        runs = [{"size": [height, width], "counts": run_lengths(*self.window(row), height, width)} for row in rows]
         return tuple(coco_mask.frPyObjects(runs, height, width)) if runs else ()
 
 
@@ -363,21 +365,6 @@ Predictions = Mapping[str, Prediction]
 """One image's predictions by head name."""
 
 
-def _runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
-    """Lengths of the runs of 0, 1, 0, … down the columns of a mask that is (h, w) bool `window` at (left, top)."""
-    lines = np.zeros(
-        1 + window.shape[1] * (window.shape[0] + 1), bool
-    )  # before the mask and below each column: no mask
-    lines[1:].reshape(window.shape[1], window.shape[0] + 1)[:, :-1] = window.T
-    column, row = np.divmod(np.flatnonzero(lines[1:] != lines[:-1]), window.shape[0] + 1)
-    places = (left + column) * height + top + row
-    # A run that reaches the bottom goes on at the top of the next column: where an end meets a start, both go.
-    meets = np.flatnonzero(places[1:-1:2] == places[2::2]) * 2 + 1
-    places = np.delete(places, np.concatenate([meets, meets + 1])) if len(meets) else places
-    counts: list[int] = np.diff(np.concatenate([[0], places, [height * width]])).tolist()
-    return counts if counts[-1] else counts[:-1]
-
-
 def _id(category_ids: CategoryIds | None, label: int) -> int | str | None:
     return label + 1 if category_ids is None else category_ids[label]
 
@@ -393,21 +380,6 @@ def _drawn(prediction: Prediction, image: ImageLike, names: Names, score: float)
             code="value-missing",
         )
     return draw(to_array(image), prediction, known, score_threshold=score)
-
-
-def _for_supervision(
-    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, names: Sequence[str], masks: np.ndarray | None = None
-) -> supervision.Detections:
-    try:
-        import supervision
-    except ImportError as error:
-        raise UserError(
-            f"to_supervision: supervision is not there ({error}); pip install supervision", code="package-missing"
-        ) from None
-    words: dict[str, Any] = {}
-    if names:
-        words["class_name"] = np.array([names[label] for label in labels.tolist()], dtype=str)
-    return supervision.Detections(xyxy=boxes, mask=masks, confidence=scores, class_id=labels, data=words)
 
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:
