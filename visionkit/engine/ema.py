@@ -27,7 +27,8 @@ class EMA:
         floating = [name for name, value in theirs.items() if value.is_floating_point()]
         self._averages: list[Tensor] = [mine[name] for name in floating]
         self._sources: list[Tensor] = [theirs[name] for name in floating]
-        self._copies = [(mine[name], theirs[name]) for name in theirs if name not in set(floating)]
+        counts = [name for name in theirs if name not in set(floating)]
+        self._copies, self._copied = [mine[name] for name in counts], [theirs[name] for name in counts]
 
     @torch.no_grad()
     def update(self) -> None:
@@ -35,5 +36,5 @@ class EMA:
         self.updates += 1
         rise = 1 - math.exp(-self.updates / self.warmup) if self.warmup else 1.0
         torch._foreach_lerp_(self._averages, self._sources, 1 - self.decay * rise)
-        for mine, theirs in self._copies:
-            mine.copy_(theirs)
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._copied)

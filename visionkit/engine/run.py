@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,8 @@ def _prepared(
     readers = {role: answered(first(reader, cfg.debug.images), cfg.data, needs) for role, reader in opened.items()}
     description = describe_model(cfg, readers["train"])
     torch.manual_seed(cfg.seed)
+    if cfg.engine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
     model, fates = begun_model(cfg, description, processes, device)
     stages = learning_stages(cfg, model)
