@@ -31,6 +31,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "schedule.name": ("cosine", "flat_cosine"),
     "engine.precision": ("auto", "bf16", "fp16", "fp32"),
     "engine.channels_last": ("auto", True, False),
+    "engine.cuda_graphs": ("auto", True, False),
 }
 _AT_LEAST: Mapping[str, int] = {
     "seed": 0,
@@ -38,7 +39,6 @@ _AT_LEAST: Mapping[str, int] = {
     "k": 1,
     "depth": 1,
     "data.seed": 0,
-    "data.objects": 1,
     "data.channels": 1,
     "optim.weight_decay": 0,
     "optim.l1": 0,
@@ -170,6 +170,7 @@ def range_faults(cfg: Mapping[str, Any]) -> list[CodedLine]:
             lambda value: value == "auto" or (_is_count(value) and value > 0),
             "a whole number, 1 or more, or auto",
         ),
+        ("data.objects", _is_object_count, "1 or more, or [least, most],"),
         ("image_size", _is_image_size, "a whole number above 0, or [height, width],"),
         (
             "optim.betas",
@@ -216,6 +217,11 @@ def _is_share(value: Any) -> bool:
 
 def _is_count(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_object_count(value: Any) -> bool:
+    both = value if isinstance(value, list) and len(value) == 2 else [value]
+    return all(_is_count(one, 1) for one in both) and both[0] <= both[-1]
 
 
 def _is_image_size(value: Any) -> bool:

@@ -50,7 +50,7 @@ class DataConfig:
     classes: names to use, in this order; null: all of the source.
     ignore_index: value of a mask's pixels without a label, in the source's files.
     seed: of generated scenes, and of splits by fraction.
-    objects: number of objects in a generated scene; null: many.
+    objects: number of objects in a generated scene, or [least, most]; null: many.
     box: largest or first, the object that localization means in images of several; null: such images are refused.
     on_error: stop at a broken file or label, or skip it and say so; max_skipped: the share of the images, and of the
         objects, that may be skipped.
@@ -76,7 +76,7 @@ class DataConfig:
     classes: list[str] | None
     ignore_index: int | None
     seed: int
-    objects: int | None
+    objects: Any
     box: str | None
     on_error: str
     max_skipped: float
@@ -215,7 +215,9 @@ class EngineConfig:
     evaluate_every: epochs from one evaluation to the next; null: a hundredth of them, at least one.
     log_steps: steps from one logged line to the next.
     find_lr: only look for a learning rate, and draw the curve (`visionkit.engine.rate_finder`).
-    compile: torch.compile. deterministic: the same numbers on each run of the same machine, at a price in time.
+    compile: torch.compile. cuda_graphs: auto, true or false: replay the network in training instead of launching its
+        kernels one by one; auto: on GPUs, unless a part is one's own (its Python would run once); never with compile.
+    deterministic: the same numbers on each run of the same machine, at a price in time.
     max_bad_steps: steps with a loss that is not finite that are left out before the run stops.
     select: the number that chooses the best checkpoint: a "head/metric", or mean, the mean of all heads' main numbers,
         each divided by what `references` names for it ("head/metric": number).
@@ -239,6 +241,7 @@ class EngineConfig:
     log_steps: int
     find_lr: bool
     compile: bool
+    cuda_graphs: bool | str
     deterministic: bool
     max_bad_steps: int
     select: str

@@ -76,6 +76,22 @@ class Head(Protocol):
 
 
 @runtime_checkable
+class LearningHead(Protocol):
+    """A `Head` whose `loss(features, targets)` is `learned_losses(learned(features), features, targets)`.
+
+    So divided, what needs no labels is replayed as a CUDA graph with the backbone in training.
+    """
+
+    def learned(self, features: Features) -> dict[str, Tensor]:
+        """What its loss reads of the features, without waiting for the device."""
+        ...
+
+    def learned_losses(self, learned: Mapping[str, Tensor], features: Features, targets: Targets) -> dict[str, Tensor]:
+        """See `Head.loss`; of the features only shapes may be read."""
+        ...
+
+
+@runtime_checkable
 class Merge(Protocol):
     """An answer made from those of several heads, built as Merge(heads, …) from the built heads by name."""
 

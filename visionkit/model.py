@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from visionkit.errors import ConfigError, did_you_mean, printable
-from visionkit.interfaces import Backbone, Head, Merge, Neck
+from visionkit.interfaces import Backbone, Head, LearningHead, Merge, Neck
 from visionkit.predictions import Prediction
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Decoded, Features, Geometry, RawOutput, Targets
+
+Learned = tuple[Features, dict[str, dict[str, Tensor]]]
+"""What the losses read of the network: its levels, and by head what `learned` gives, of heads that have it."""
 
 
 class LossWeights(nn.Module):
@@ -160,13 +163,27 @@ class VisionModel(nn.Module):
 
     def forward(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         """The training entry: (B, C, H, W) uint8 images -> scalar losses by "head/name", and their weighted "total"."""
-        features = self.features(images)
-        losses = {
-            f"{name}/{key}": value
-            for name, head in self.named_heads()
-            for key, value in head.loss(features, targets).items()
-        }
+        features, learned = self.network(images)
+        losses = {}
+        for name, head in self.named_heads():
+            if name in learned:
+                own = cast(LearningHead, head).learned_losses(learned[name], features, targets)
+            else:
+                own = head.loss(features, targets)
+            losses.update({f"{name}/{key}": value for key, value in own.items()})
         return {**losses, "total": self.loss_weights(losses, self._shares(targets))}
+
+    def network(self, images: Tensor) -> Learned:
+        """(B, C, H, W) uint8 images -> what the losses read; all that is computed without labels.
+
+        `visionkit.engine.graphs` replays it.
+        """
+        features = self.features(images)
+        heads = {name: head for name, head in self.named_heads() if isinstance(head, LearningHead)}
+        # Whose head takes only shapes from a level has no gradient for it.
+        read = {level for name, head in self.named_heads() if name not in heads for level in head.levels}
+        levels = {name: level if name in read else level.detach() for name, level in features.items()}
+        return levels, {name: head.learned(features) for name, head in heads.items()}
 
     def outputs(self, images: Tensor, sizes: Tensor | None = None) -> dict[str, RawOutput]:
         """Each head's raw tensors for (B, C, H, W) uint8 images; sizes (B, 2): the images' part of each canvas."""
@@ -195,11 +212,15 @@ class VisionModel(nn.Module):
         """
         if self.training:
             raise RuntimeError("VisionModel.predict: call model.eval() first, or BatchNorm uses the batch's statistics")
-        raw = self.outputs(images, sizes)
-        # Asked for all at once: while the device still works for one head, the host makes another's predictions.
-        asked = {name: _started(head, head.decode(raw[name], sizes), geometries) for name, head in self.named_heads()}
+        decoded = self.decoded(images, sizes)
+        # All are asked for before any is waited for: while the device works for one head, another's tensors are copied
+        # and a third's predictions made. Maps take it longest, and so come last.
+        asked = {
+            name: _started(head, decoded[name], geometries)
+            for name, head in sorted(self.named_heads(), key=lambda named: "logits" in decoded[named[0]])
+        }
         finished = {name: predictions() for name, predictions in asked.items()}
-        predictions = [{name: finished[name][i] for name in finished} for i in range(len(geometries))]
+        predictions = [{name: finished[name][i] for name in self.heads} for i in range(len(geometries))]
         for prediction in predictions:
             prediction.update({name: merge.merge(prediction) for name, merge in self.merges.items()})
         return predictions

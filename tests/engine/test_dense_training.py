@@ -68,7 +68,8 @@ def test_losses_compile_without_a_break_and_once_a_canvas(instance):
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("instance", [False, True])
-def test_ten_steps_never_wait_for_the_device(tmp_path, instance, optimizer):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_ten_steps_never_wait_for_the_device(tmp_path, graphs, instance, optimizer):
     """Of forward, assignment, loss, backward, clipping, optimizer and EMA."""
     device, side, steps = torch.device("cuda"), 128, 12
     model = dense_model(side, instance).to(device)
@@ -96,6 +97,7 @@ def test_ten_steps_never_wait_for_the_device(tmp_path, instance, optimizer):
         precision=torch.bfloat16,
         clip_norm=10.0,
         log_steps=1000,
+        graphs=graphs,
     )
     log_step = trainer.tracker.log_step
 

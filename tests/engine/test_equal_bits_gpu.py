@@ -20,6 +20,8 @@ CASES = {
     "panoptic": ("task=panoptic",),
     "multitask": ("task=multitask", "heads=[classification,detection,semantic,instance]"),
     "mobilenet": ("task=detect", "backbone=mobilenet_v2"),
+    "thawed in mid-run": ("task=classify", "model.freeze=backbone", "model.unfreeze={all: 1}"),
+    "launched": ("task=detect", "engine.cuda_graphs=false"),
     "scaled float16": ("task=detect", "engine.precision=fp16"),
 }
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

@@ -15,6 +15,7 @@ from visionkit.engine.distributed import ALONE, Processes
 from visionkit.engine.ema import EMA
 from visionkit.engine.faults import NO_FAULT, Fault
 from visionkit.engine.freezing import Freezing
+from visionkit.engine.graphs import TrainingGraphs
 from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.optim import Schedule
 from visionkit.engine.tracking import Tracker
@@ -53,6 +54,7 @@ class Trainer:
         interruption: asked after each step whether the run is to end.
         fault: what is to go wrong, where somebody wants to see it (`debug.fault`).
         freezing: what of the backbone is held still, and until when; None: nothing.
+        graphs: replay the network as a CUDA graph (`visionkit.engine.graphs`).
         step: optimizer steps behind us.
     """
 
@@ -78,6 +80,7 @@ class Trainer:
     interruption: Interruption = field(default_factory=Interruption)
     fault: Fault = NO_FAULT
     freezing: Freezing | None = None
+    graphs: bool = False
     step: int = 0
     scaler: torch.amp.GradScaler = field(init=False)
     losses: _LossSums = field(init=False)
@@ -127,6 +130,9 @@ class Trainer:
             # -------------------------------------------------------------------------------- forward, backward, step
             thawed = self.freezing is not None and self.freezing.apply(self.step / self.steps_per_epoch)
             if thawed or self._network is None:
+                if self.graphs:
+                    # The instance's own attribute wins over the class's method.
+                    self.model.network = TrainingGraphs(self.model)  # type: ignore[method-assign]
                 self._network = self.processes.exchanging(self.model)
             factor = self.schedule.factor(self.step)
             groups = self.optimizer.param_groups

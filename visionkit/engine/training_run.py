@@ -29,6 +29,7 @@ from visionkit.engine.ema import EMA
 from visionkit.engine.evaluate import Evaluation, write_evaluation
 from visionkit.engine.faults import Fault
 from visionkit.engine.freezing import Freezing
+from visionkit.engine.graphs import can_record
 from visionkit.engine.interruption import Interruption, Preempted
 from visionkit.engine.judging import add_mean, scored
 from visionkit.engine.optim import Schedule
@@ -132,6 +133,7 @@ class TrainingRun:
             ),
             end_of_epoch=self.end_of_epoch,
             save=self.save_if_new,
+            graphs=not engine.compile and can_record(engine.cuda_graphs, model, self.device),
             processes=self.processes,
             interruption=self.interruption,
             fault=self.fault,

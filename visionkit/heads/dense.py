@@ -156,7 +156,11 @@ class DenseDetection(nn.Module):
         Within an image the cells' box losses are weighted by their quality, the weights adding up to its number of
         objects; so each object counts alike, and images do not weigh on each other.
         """
-        return self.raw_losses(self.learned(features), self.grids(features), targets)[0]
+        return self.learned_losses(self.learned(features), features, targets)
+
+    def learned_losses(self, learned: Mapping[str, Tensor], features: Features, targets: Targets) -> dict[str, Tensor]:
+        """`loss` of what `learned` gave; of the features only shapes are read."""
+        return self.raw_losses(learned, self.grids(features), targets)[0]
 
     def grids(self, features: Features) -> list[Grid]:
         """The cells of each level, as they follow each other in the raw tensors."""

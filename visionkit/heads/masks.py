@@ -142,19 +142,31 @@ class DenseInstance(nn.Module):
         Raises:
             ConfigError: the canvas is no multiple of the last level's stride.
         """
-        assert targets.boxes is not None and targets.mask_row is not None and targets.masks is not None
+        return self.learned_losses(self.learned(features), features, targets)
+
+    def learned(self, features: Features) -> dict[str, Tensor]:
+        """What `DenseDetection.learned` gives, coefficients and prototypes (see `forward`), and semantic, the logits of
+        a map half as fine.
+        """
         branch = self.prototype_branch(features[self.levels[-1]])
-        size = (branch.shape[-2], branch.shape[-1])
+        return {
+            **self.detection.learned(features),
+            "coefficients": self._coefficients(features),
+            "prototypes": self.prototype(branch),
+            "semantic": self.semantic(F.avg_pool2d(branch, 2, ceil_mode=True)),
+        }
+
+    def learned_losses(self, learned: Mapping[str, Tensor], features: Features, targets: Targets) -> dict[str, Tensor]:
+        """`loss` of what `learned` gave; of the features only shapes are read."""
+        assert targets.boxes is not None and targets.mask_row is not None and targets.masks is not None
+        size = (learned["prototypes"].shape[-2], learned["prototypes"].shape[-1])
         self._check_canvas(size, targets.masks)
-        raw = self.detection.learned(features)
-        losses, assignment = self.detection.raw_losses(raw, self.detection.grids(features), targets)
+        losses, assignment = self.detection.raw_losses(learned, self.detection.grids(features), targets)
         shares = mask_ops.covered_shares(targets.masks, size, self.stride)
-        learned = targets.positive_rows() & targets.known["masks"][:, None] & (targets.mask_row >= 0)
+        chosen = targets.positive_rows() & targets.known["masks"][:, None] & (targets.mask_row >= 0)
         total = targets.total("masks")
-        mask = self._mask_loss(
-            self._coefficients(features), self.prototype(branch), shares, assignment, targets, learned
-        )
-        semantic = self._semantic_loss(self.semantic(F.avg_pool2d(branch, 2, ceil_mode=True)), shares, targets, learned)
+        mask = self._mask_loss(learned["coefficients"], learned["prototypes"], shares, assignment, targets, chosen)
+        semantic = self._semantic_loss(learned["semantic"], shares, targets, chosen)
         return {**losses, "mask": mask / total, "semantic": semantic / total}
 
     def decode(self, raw: Mapping[str, Tensor], sizes: Tensor) -> Decoded:
