@@ -20,21 +20,29 @@ CASES = {
     "panoptic": ("task=panoptic",),
     "multitask": ("task=multitask", "heads=[classification,detection,semantic,instance]"),
     "mobilenet": ("task=detect", "backbone=mobilenet_v2"),
-    "thawed in mid-run": ("task=classify", "model.freeze=backbone", "model.unfreeze={all: 1}"),
     "launched": ("task=detect", "engine.cuda_graphs=false"),
     "scaled float16": ("task=detect", "engine.precision=fp16"),
 }
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_an_interrupted_run_on_a_gpu_equals_an_uninterrupted_one(case, train, runs, assert_equal_runs):
-    typed = [*CASES[case], *EXACT]
+def assert_resumes_to_the_bit(train, assert_equal_runs, *typed):
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        assert train(*typed, "run_dir=whole") == 0
+        assert train(*EXACT, *typed, "run_dir=whole") == 0
     lacking = {str(one.message).split(" ")[0] for one in warned if "does not have a deterministic" in str(one.message)}
     assert not lacking, lacking
-    assert train(*typed, "run_dir=broken", "debug.fault=term@step5") == 0
-    assert train(*typed, "resume=broken") == 0
+    assert train(*EXACT, *typed, "run_dir=broken", "debug.fault=term@step5") == 0
+    assert train(*EXACT, *typed, "resume=broken") == 0
     assert_equal_runs("whole", "broken")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_interrupted_run_on_a_gpu_equals_an_uninterrupted_one(case, train, runs, assert_equal_runs):
+    assert_resumes_to_the_bit(train, assert_equal_runs, *CASES[case])
+
+
+def test_so_does_one_whose_backbone_thaws(train, runs, finished, assert_equal_runs):
+    """In its second epoch of seven steps each, when the network is recorded anew."""
+    typed = ("task=classify", f"weights={finished}", "model.freeze=backbone", "model.unfreeze={all: 1}")
+    assert_resumes_to_the_bit(train, assert_equal_runs, *typed)

@@ -38,7 +38,7 @@ class TrainingGraphs:
         model: on a GPU, in training mode, with the layout that it keeps.
 
     Attributes:
-        refused: why the network is computed without a graph; None where it is not.
+        refused: why the network is launched kernel by kernel; None where it is not.
     """
 
     def __init__(self, model: VisionModel) -> None:
@@ -52,37 +52,33 @@ class TrainingGraphs:
         if shape not in self.recorded:
             if self.refused is not None or len(self.recorded) == _MOST_SHAPES or not torch.is_grad_enabled():
                 return VisionModel.network(self.model, images)
-            self.refused = self._why_not(images)
-            if self.refused is not None:
+            try:
+                with _as_before(self.model, images.device):
+                    self.recorded[shape] = _Recorded(self.model, images)
+            except _WaitsError as error:
+                self.refused = str(error)
                 return VisionModel.network(self.model, images)
-            with _as_before(self.model, images.device):
-                self.recorded[shape] = _Recorded(self.model, images)
         return self.recorded[shape](images)
 
-    def _why_not(self, images: Tensor) -> str | None:
-        """Why the network cannot be recorded: a part of it waits for the device."""
-        before = torch.cuda.get_sync_debug_mode()
-        with _as_before(self.model, images.device):
-            VisionModel.network(self.model, images)  # what only a first call does may wait
-            torch.cuda.set_sync_debug_mode("error")
-            try:
-                VisionModel.network(self.model, images)
-            except RuntimeError as error:
-                if "synchronizing" not in str(error):
-                    raise
-                return str(error).splitlines()[0]
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        return None
+
+class _WaitsError(Exception):
+    """The network waits for the device, which a graph cannot."""
 
 
 class _Recorded:
-    """The two graphs of one shape of batch, and the memory that they read and write."""
+    """The two graphs of one shape of batch, and the memory that they read and write.
+
+    Gradients are those of other tensors in the parameters' memory: what autograd keeps for the parameters themselves
+    belongs to the stream on which they were used first, and must not become part of a recording on another.
+    """
 
     def __init__(self, model: VisionModel, images: Tensor) -> None:
         device = images.device
         self.images = images.clone()
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.network = _Network(model)
+        named = dict(self.network.named_parameters())
+        self.leaves = {name: p.detach().requires_grad_(p.requires_grad) for name, p in named.items()}
+        chosen = [name for name, parameter in named.items() if parameter.requires_grad]
         beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream(device))
         # A cast of a weight that autocast keeps for later would be of one replay, and wrong in the next.
@@ -91,22 +87,19 @@ class _Recorded:
         )
         with precision:
             with torch.cuda.stream(beside):
-                for _ in range(_WARM_UP):
-                    outputs = self._flat(VisionModel.network(model, self.images))
-                    self._gradients(outputs, [torch.zeros_like(output) for output in outputs])
-            torch.cuda.current_stream(device).wait_stream(beside)
-            del outputs
+                self._warm_up(chosen)
             self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             # Threads that load data call the device meanwhile.
             with torch.cuda.graph(self.forward, stream=beside, capture_error_mode="thread_local"):
-                self.outputs = self._flat(VisionModel.network(model, self.images))
-            self.asked = [torch.zeros_like(output) for output in self.outputs]
+                outputs = self._outputs()
+            self.asked = [torch.zeros_like(output) for output in outputs]
             pool = self.forward.pool()
             with torch.cuda.graph(self.backward, pool=pool, stream=beside, capture_error_mode="thread_local"):
-                gradients = self._gradients(self.outputs, self.asked)
-        pairs = zip(self.parameters, gradients, strict=True)
-        self.learned, self.gradients = zip(*((one, own) for one, own in pairs if own is not None), strict=True)
-        self.outputs = [output.detach() for output in self.outputs]
+                gradients = self._gradients(outputs, self.asked, chosen)
+        torch.cuda.current_stream(device).wait_stream(beside)
+        reached = {name: one for name, one in zip(chosen, gradients, strict=True) if one is not None}
+        self.learned, self.gradients = [named[name] for name in reached], list(reached.values())
+        self.given = [output.detach() for output in outputs]
 
     def __call__(self, images: Tensor) -> Learned:
         given = iter(_Replay.apply(self, images, *self.learned))
@@ -114,14 +107,45 @@ class _Recorded:
         result: Learned = trees.tree_unflatten(leaves, self.tree)
         return result
 
-    def _flat(self, learned: Learned) -> list[Tensor]:
-        """The tensors that gradients come back to; the others and the form of it all are kept."""
+    def _warm_up(self, chosen: Sequence[str]) -> None:
+        """What only a first call does must not be recorded.
+
+        Raises:
+            _WaitsError
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        for number in range(_WARM_UP):
+            torch.cuda.set_sync_debug_mode("error" if number else before)
+            try:
+                outputs = self._outputs()
+                self._gradients(outputs, [torch.zeros_like(output) for output in outputs], chosen)
+            except RuntimeError as error:
+                if "synchronizing" not in str(error):
+                    raise
+                raise _WaitsError(str(error).splitlines()[0]) from error
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+    def _outputs(self) -> list[Tensor]:
+        """The tensors to which gradients come back; the others and the form of it all are kept."""
+        learned = torch.func.functional_call(self.network, self.leaves, (self.images,))
         leaves, self.tree = trees.tree_flatten(learned)
         self.constants = [None if leaf.requires_grad else leaf for leaf in leaves]
         return [leaf for leaf in leaves if leaf.requires_grad]
 
-    def _gradients(self, outputs: Sequence[Tensor], asked: Sequence[Tensor]) -> list[Tensor | None]:
-        return list(torch.autograd.grad(outputs, self.parameters, asked, allow_unused=True))
+    def _gradients(
+        self, outputs: Sequence[Tensor], asked: Sequence[Tensor], chosen: Sequence[str]
+    ) -> Sequence[Tensor | None]:
+        return torch.autograd.grad(outputs, [self.leaves[name] for name in chosen], asked, allow_unused=True)
+
+
+class _Network(nn.Module):
+    def __init__(self, model: VisionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Learned:
+        return VisionModel.network(self.model, images)
 
 
 class _Replay(torch.autograd.Function):
@@ -130,7 +154,7 @@ class _Replay(torch.autograd.Function):
         ctx.recorded = recorded
         recorded.images.copy_(images, non_blocking=True)
         recorded.forward.replay()
-        return tuple(output.detach() for output in recorded.outputs)
+        return tuple(output.detach() for output in recorded.given)
 
     @staticmethod
     def backward(ctx: Any, *asked: Tensor) -> tuple[Tensor | None, ...]:
