@@ -138,7 +138,7 @@ def test_all_faults_are_listed_at_once():
     assert sorted(line.split(" ")[0] for line in found) == sorted(starts)
 
 
-READY = ("shapes", "bccd", "caltech101_loc", "camvid", "coco128", "hymenoptera", "pennfudan")
+READY = ("shapes", "shapes_varied", "bccd", "caltech101_loc", "camvid", "coco128", "hymenoptera", "pennfudan")
 """The choices of data that need no data.root."""
 HEADS_OF = {
     "classify": ["classification"], "localize": ["localization"], "detect": ["detection"], "semantic": ["semantic"],
@@ -167,7 +167,8 @@ def test_defaults_compose(task, data, monkeypatch):
     assert cfg.heads == HEADS_OF[task]
     assert sorted(cfg.head) == (sorted(cfg.heads) if cfg.heads else HEADS.split(", "))
     assert cfg.merges == list(cfg.merge) == (["panoptic"] if task == "panoptic" else [])
-    wanted = None if data in ("shapes", "[shapes, bccd]") else f"/sets/{data}" if data in READY else "/x"
+    drawn = data in ("shapes", "shapes_varied", "[shapes, bccd]")
+    wanted = None if drawn else f"/sets/{data}" if data in READY else "/x"
     assert cfg.data.root == wanted
 
 
@@ -253,10 +254,10 @@ SETS = (
     ("typed", "message"),
     [
         (["data=[bccd,camvd]"], "data=[bccd, camvd]: there is no camvd (did you mean 'camvid'?); "
-         f"{SETS}shapes, voc, yolo"),
-        (["data=[bccd,bccd]"], f"data=[bccd, bccd]: name each set once; {SETS}shapes, voc, yolo"),
-        (["data=[]"], f"data=[]: name each set once; {SETS}shapes, voc, yolo"),
-        (["data=[bccd,mixture]"], f"data=[bccd, mixture]: there is no mixture; {SETS}shapes, voc, yolo"),
+         f"{SETS}shapes, shapes_varied, voc, yolo"),
+        (["data=[bccd,bccd]"], f"data=[bccd, bccd]: name each set once; {SETS}shapes, shapes_varied, voc, yolo"),
+        (["data=[]"], f"data=[]: name each set once; {SETS}shapes, shapes_varied, voc, yolo"),
+        (["data=[bccd,mixture]"], f"data=[bccd, mixture]: there is no mixture; {SETS}shapes, shapes_varied, voc, yolo"),
         (["data=[bccd,coco]"], "data.sets.coco.root: the folder of the data set is missing; give "
          "data.sets.coco.root=DIR"),
         (["data.sets.bcd.root=/x"], "data.sets.bcd: there is no such set (did you mean 'bccd'?); choose the sets with "
@@ -434,7 +435,7 @@ def test_evaluation_data_refuses_what_the_reader_does_not_take(given, message):
                                        "out: a value is missing; give out=…"]),
         ("check_data", ["data=coca"], ["data=coca: there is no such data (did you mean 'coco'?); known: auto, bccd, "
                                        "caltech101_loc, camvid, coco, coco128, coco_panoptic, csv, folder, "
-                                       "hymenoptera, masks, mixture, pennfudan, shapes, voc, yolo"]),
+                                       "hymenoptera, masks, mixture, pennfudan, shapes, shapes_varied, voc, yolo"]),
         ("check_data", ["data=voc"], ["data.root: the folder of the data set is missing; give data.root=DIR"]),
     ],
 )  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from visionkit.ops.run_lengths import mask_window
 from visionkit.preprocess import fill_value
-from visionkit.structures import IGNORE_INDEX, LABEL_FIELDS, Batch, Geometry, Labels, Sample, Targets
+from visionkit.structures import IGNORE_INDEX, LABEL_FIELDS, RLE, Batch, Geometry, Labels, Sample, Targets
 
 _LEAST_ROWS = 8
 
@@ -142,11 +142,24 @@ def _masks(labels: Sequence[Labels], rows: int, canvas: tuple[int, int]) -> dict
         count = len(item.masks or ())
         mask_row[number, :count] = np.arange(first, first + count)
         for row, mask in enumerate(item.masks or ()):
-            full = np.zeros(canvas, np.uint8)
-            full[: item.size[0], : item.size[1]] = coco_mask.decode(mask)
-            packed[first + row] = np.packbits(full)
+            _pack(mask, packed[first + row], canvas)
         first += count
     return {"masks": torch.from_numpy(packed), "mask_row": torch.from_numpy(mask_row)}
+
+
+def _pack(mask: RLE, bits: np.ndarray, canvas: tuple[int, int]) -> None:
+    """Write a mask of at most the canvas's size, at its top left, into the packed bits of an empty one."""
+    window, left, top = mask_window(mask)
+    height, width = window.shape
+    if canvas[1] % 8:  # a row begins within a byte
+        full = np.zeros(canvas, np.bool_)
+        full[top : top + height, left : left + width] = window
+        bits[:] = np.packbits(full)
+        return
+    shifted = np.zeros((height, left % 8 + width), np.bool_)
+    shifted[:, left % 8 :] = window
+    part = np.packbits(shifted, axis=1)
+    bits.reshape(canvas[0], canvas[1] // 8)[top : top + height, left // 8 : left // 8 + part.shape[1]] = part
 
 
 def _semantic(labels: Sequence[Labels], canvas: tuple[int, int]) -> Tensor:

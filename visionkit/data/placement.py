@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from visionkit.ops.run_lengths import mask_window
 from visionkit.preprocess import Placement, Preprocess, resize_indices
 from visionkit.structures import IGNORE_INDEX, RLE, Geometry, Labels, Sample
 
@@ -157,9 +158,8 @@ def paint(masks: Sequence[RLE], size: tuple[int, int]) -> Painted:
     home = np.zeros(len(masks), np.int64)
     value = np.zeros(len(masks), np.int64)
     for row, mask in enumerate(masks):
-        x, y, width, height = (int(side) for side in coco_mask.toBbox(mask))
-        region = (slice(y, y + height), slice(x, x + width))
-        inside = coco_mask.decode(mask)[region] > 0
+        inside, x, y = mask_window(mask)
+        region = (slice(y, y + inside.shape[0]), slice(x, x + inside.shape[1]))
         for number, values in enumerate(maps):
             if used[number] < _MOST_VALUES and not (values[region].astype(np.bool_) & inside).any():
                 break

@@ -42,7 +42,14 @@ class _Item:
 
 
 def render_scene(
-    seed: int, split: str, index: int, *, size: tuple[int, int], objects: int | None, knobs: Knobs
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    size: tuple[int, int],
+    objects: int | None,
+    knobs: Knobs,
+    extent: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, Labels]:
     """Draw scene `index` of a split.
 
@@ -53,6 +60,7 @@ def render_scene(
         size: (height, width).
         objects: how many objects; None for 0 to 8, most often 2 to 6.
         knobs: how hard the world is.
+        extent: the range of objects' longer extents as shares of the shorter side; None: by `viewpoint` (`_scale`).
 
     Returns:
         The image, (H, W, 3) uint8 RGB, and its labels with all fields but, where no object dominates, `class_scores`
@@ -63,7 +71,7 @@ def render_scene(
     height, width = size
     light = _light(rng, knobs.illumination)
     image, semantic = background(rng, height, width, knobs.clutter)
-    items = _arrange(rng, size, objects, knobs)
+    items = _arrange(rng, size, objects, knobs, extent)
     owner = np.full(size, _BACKGROUND, np.int16)
     areas = np.zeros(len(items), np.int64)
     for number, item in enumerate(items):
@@ -89,7 +97,13 @@ def _light(rng: np.random.Generator, illumination: float) -> Light:
     )
 
 
-def _arrange(rng: np.random.Generator, size: tuple[int, int], objects: int | None, knobs: Knobs) -> list[_Item]:
+def _arrange(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    objects: int | None,
+    knobs: Knobs,
+    extent: tuple[float, float] | None,
+) -> list[_Item]:
     """Choose and place everything, in drawing order: scraps, objects, and a few scraps before them."""
     count = _draw_count(rng) if objects is None else objects
     behind = int(rng.integers(0, 1 + round(10 * knobs.clutter)))
@@ -97,7 +111,7 @@ def _arrange(rng: np.random.Generator, size: tuple[int, int], objects: int | Non
     items = [_scrap(rng, size, knobs) for _ in range(behind)]
     taken: list[_Box] = []
     for _ in range(count):
-        items.append(_object(rng, size, objects == 1, knobs, taken))
+        items.append(_object(rng, size, (extent, objects == 1), knobs, taken))
     return items + [_scrap(rng, size, knobs) for _ in range(before)]
 
 
@@ -111,11 +125,22 @@ def _scrap(rng: np.random.Generator, size: tuple[int, int], knobs: Knobs) -> _It
     return _Item(_SCRAP, posed, (rng.random() * size[1], rng.random() * size[0]))
 
 
-def _object(rng: np.random.Generator, size: tuple[int, int], dominant: bool, knobs: Knobs, taken: list[_Box]) -> _Item:
-    """Draw an object and the first of twelve places where it covers others no more than `occlusion` allows."""
+def _object(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    scale: tuple[tuple[float, float] | None, bool],
+    knobs: Knobs,
+    taken: list[_Box],
+) -> _Item:
+    """Draw an object and the first of twelve places where it covers others no more than `occlusion` allows.
+
+    scale: the range of extents, or None and whether the object is a dominant one.
+    """
     label = int(rng.integers(len(THINGS)))
     form = FORMS[THINGS[label]](vary_by(rng, knobs.intra_class))
-    posed = pose(form, rng, knobs, min(size) * _scale(rng, dominant, knobs.viewpoint))
+    extent, dominant = scale
+    share = _scale(rng, dominant, knobs.viewpoint) if extent is None else _within(rng, extent)
+    posed = pose(form, rng, knobs, min(size) * share)
     x1, y1, x2, y2 = posed.extents
     inside = 1 - 0.5 * knobs.occlusion * rng.random() ** 2
     allowed = 0.7 * knobs.occlusion * rng.random()
@@ -141,6 +166,11 @@ def _scale(rng: np.random.Generator, dominant: bool, viewpoint: float) -> float:
     narrow = max(0.0, 1 - 2 * viewpoint)
     low, high = (0.45 - 0.15 * viewpoint, 0.6) if dominant else (0.08 + 0.14 * narrow, 0.6 - 0.15 * narrow)
     return low * float((high / low) ** (rng.random() ** (0.5 + 0.5 * viewpoint)))
+
+
+def _within(rng: np.random.Generator, extent: tuple[float, float]) -> float:
+    """Draw a share of a range, twice as large as often as half as large."""
+    return extent[0] * float((extent[1] / extent[0]) ** rng.random())
 
 
 def _shared(first: _Box, second: _Box) -> float:

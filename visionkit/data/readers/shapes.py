@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import sys
@@ -12,7 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from visionkit.cache_place import cache_folder
 from visionkit.data.cache_room import note_use, prune
-from visionkit.data.scene_objects import Knobs
+from visionkit.data.scene_variety import checked_variety
 from visionkit.data.scenes import GENERATOR_VERSION, SPLITS, STUFF, THINGS, render_scene
 from visionkit.errors import DataError, did_you_mean, listed
 from visionkit.structures import LABEL_FIELDS, Labels, Sample
@@ -30,7 +29,7 @@ _MEMORY_BYTES = 256 * 2**20
 _MOST_BYTES = 8 << 30
 """The most that all drawn scenes take in the cache folder; those drawn or read longest ago then make room."""
 _MAGIC = b"visionkit-scene\n"
-_MOST_PROCESSES = 8
+_MOST_PROCESSES = 64
 _WORTH_A_PROCESS = 32
 """Scenes; fewer are drawn sooner than processes start."""
 
@@ -46,8 +45,12 @@ class Shapes:
         size: (height, width), or the side of a square, at least 32.
         count: how many scenes.
         seed: the world, from 0.
-        objects: 1 = one dominant object an image, another number = as many, None = 0 to 8.
-        viewpoint, illumination, occlusion, clutter, deformation, intra_class, inter_class: knobs, 0 tidy … 1 hard:
+        objects: 1 = one dominant object an image, another number = as many, None = 0 to 8; [least, most]: each scene
+            draws its number.
+        extent: [low, high], the objects' longer extents as shares of the shorter side (`Variety.of_scene`); None: as
+            the viewpoint knob says.
+        viewpoint, illumination, occlusion, clutter, deformation, intra_class, inter_class: knobs, 0 tidy … 1 hard, or
+            [low, high], within which each scene draws its own:
             rotation, tilt, perspective and range of scales; light, shadows, exposure and colour cast; overlap of
             objects; scraps and background texture; elastic bending; variation of a class's own form and surface;
             how far the forms are pulled towards each other.
@@ -65,14 +68,15 @@ class Shapes:
         size: int | Sequence[int],
         count: int,
         seed: int = 0,
-        objects: int | None = None,
-        viewpoint: float = 0.5,
-        illumination: float = 0.5,
-        occlusion: float = 0.5,
-        clutter: float = 0.5,
-        deformation: float = 0.5,
-        intra_class: float = 0.5,
-        inter_class: float = 0.5,
+        objects: int | Sequence[int] | None = None,
+        extent: Sequence[float] | None = None,
+        viewpoint: float | Sequence[float] = 0.5,
+        illumination: float | Sequence[float] = 0.5,
+        occlusion: float | Sequence[float] = 0.5,
+        clutter: float | Sequence[float] = 0.5,
+        deformation: float | Sequence[float] = 0.5,
+        intra_class: float | Sequence[float] = 0.5,
+        inter_class: float | Sequence[float] = 0.5,
         cache_folder: str | Path | None = None,
     ) -> None:
         if split not in SPLITS:
@@ -83,8 +87,9 @@ class Shapes:
         self.split = split
         self.size = _checked_size(size)
         self.seed = _checked_integer("seed", seed, 0)
-        self.objects = None if objects is None else _checked_integer("objects", objects, 1)
-        self.knobs = _checked_knobs(
+        self.variety = checked_variety(
+            objects=objects,
+            extent=extent,
             viewpoint=viewpoint,
             illumination=illumination,
             occlusion=occlusion,
@@ -112,13 +117,19 @@ class Shapes:
 
     def labels(self, index: int) -> Labels:
         """The labels of scene `index`, from 0; the scene is drawn if it never was."""
-        return _unpack_labels(self._packed(index))
+        return self._labels_in(self._packed(index))
 
     def read(self, index: int) -> Sample:
         """Scene `index`, from 0, as RGB uint8 with all its labels."""
         packed = self._packed(index)
-        labels = _unpack_labels(packed)
+        labels = self._labels_in(packed)
         return Sample(_unpack_image(packed, labels.size), labels, self.image_ids[index], self.file_names[index])
+
+    def narrowed(self, fields: frozenset[str]) -> Shapes:
+        """The same scenes with labels of `fields` alone; a map that nobody reads is not unpacked."""
+        reader = copy(self)
+        reader.fields = self.fields & fields
+        return reader
 
     def prepare(self, count: int | None = None) -> None:
         """Draw those of the first `count` scenes (None: all) that were never drawn; on Linux in several processes.
@@ -152,8 +163,15 @@ class Shapes:
 
     def _key(self) -> str:
         """Name what scenes depend on, apart from split and number."""
-        what = [GENERATOR_VERSION, self.seed, self.size, self.objects, asdict(self.knobs)]
+        variety = self.variety
+        what: list[Any] = [GENERATOR_VERSION, self.seed, self.size, variety.objects, dict(variety.knobs)]
+        if variety.extent is not None:  # the key of worlds without one is as it ever was
+            what.append(variety.extent)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+
+    def _labels_in(self, packed: bytes) -> Labels:
+        labels = _unpack_labels(packed, semantic="semantic" in self.fields)
+        return labels if len(self.fields) == len(LABEL_FIELDS) else labels.keep(self.fields)
 
     def _packed(self, index: int) -> bytes:
         if not 0 <= index < len(self):
@@ -177,7 +195,8 @@ class Shapes:
                     return packed
             except OSError:
                 pass
-        drawn = render_scene(self.seed, self.split, index, size=self.size, objects=self.objects, knobs=self.knobs)
+        objects, knobs, extent = self.variety.of_scene(self.seed, self.split, index)
+        drawn = render_scene(self.seed, self.split, index, size=self.size, objects=objects, knobs=knobs, extent=extent)
         packed = _pack(*drawn)
         if self.folder is not None:
             try:
@@ -219,12 +238,12 @@ def _intact(packed: bytes) -> bool:
     )
 
 
-def _unpack_labels(packed: bytes) -> Labels:
+def _unpack_labels(packed: bytes, *, semantic: bool) -> Labels:
     start = len(_MAGIC) + 8
     text_end = start + int.from_bytes(packed[start - 4 : start], "little")
     head = json.loads(packed[start:text_end])
     size = (head["size"][0], head["size"][1])
-    semantic = zlib.decompress(packed[text_end : text_end + head["semantic"]])
+    values = zlib.decompress(packed[text_end : text_end + head["semantic"]]) if semantic else None
     return Labels(
         size=size,
         boxes=np.array(head["boxes"], np.float64).reshape(-1, 4),
@@ -233,7 +252,7 @@ def _unpack_labels(packed: bytes) -> Labels:
         masks=tuple({"size": list(size), "counts": counts.encode("ascii")} for counts in head["masks"]),
         class_scores=None if head["class_scores"] is None else np.array(head["class_scores"], np.float32),
         box=None if head["box"] is None else np.array(head["box"], np.float64),
-        semantic=np.frombuffer(semantic, np.uint8).reshape(size).copy(),
+        semantic=None if values is None else np.frombuffer(values, np.uint8).reshape(size).copy(),
     )
 
 
@@ -274,14 +293,3 @@ def _checked_size(size: int | Sequence[int]) -> tuple[int, int]:
             code="value-unfit",
         )
     return sides[0], sides[1]
-
-
-def _checked_knobs(**values: float) -> Knobs:
-    for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 <= value <= 1:
-            raise DataError(
-                f"data=shapes: {name}={value!r}: a number from 0 (tidy) to 1 (hard) is wanted", code="value-unfit"
-            )
-    assert set(values) == {field.name for field in fields(Knobs)}
-    return Knobs(**{name: float(value) for name, value in values.items()})
