@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from visionkit.assigners import Grid, TaskAligned, covered_cells
+from visionkit.assigners import TaskAligned, covered_cells, one_for_each_place
 from visionkit.errors import ConfigError
+from visionkit.grids import Grid
 from visionkit.ops import boxes as box_ops
 
 GRID = [Grid(4, 4, 8)]
@@ -205,6 +206,82 @@ def test_candidates_do_not_grow_with_the_canvas():
 def test_wrong_numbers_are_refused(options):
     with pytest.raises(ConfigError, match=r"top=.* radius="):
         TaskAligned(**options)
+
+
+def test_what_a_claim_gains_is_the_cells_quality():
+    boxes = torch.tensor([[[0.0, 0, 16, 16], [0, 0, 16, 24], [0, 0, 8, 8]]])
+    predicted = torch.tensor([0.0, 0, 16, 18]).repeat(1, 16, 1)
+    labels, positive = torch.tensor([[0, 1, 2]]), torch.tensor([[True, True, False]])
+    row, quality, claimed, gained = TaskAligned(top=6)(GRID, torch.zeros(1, 16, 3), predicted, boxes, labels, positive)
+    # Object 0 overlaps what is predicted by 8/9 and gets its four cells; object 1, by 3/4, those that are left of six.
+    claims = [
+        {int(cell): float(gain) for cell, gain in zip(claimed[0, i : i + 6], gained[0, i : i + 6], strict=True) if gain}
+        for i in (0, 6, 12)
+    ]
+    assert claims[0] == pytest.approx(dict.fromkeys((0, 1, 4, 5), 8 / 9))
+    assert claims[1] == pytest.approx(dict.fromkeys((8, 9), 3 / 4))
+    assert claims[2] == {}
+    assert {cell: float(value) for cell, value in enumerate(quality[0]) if row[0, cell] >= 0} == claims[0] | claims[1]
+
+
+# ----------------------------------------------------------------------------------------- several objects at one place
+SQUARE = [0.0, 0, 100, 100]
+
+
+def places(boxes, labels, rows=None):
+    """One image, four classes: which objects speak, and for the classes of whom."""
+    rows = [True] * len(boxes) if rows is None else rows
+    speaks, named = one_for_each_place(torch.tensor([boxes]), torch.tensor([labels]), torch.tensor([rows]), 4)
+    return speaks[0].tolist(), [row.nonzero()[:, 0].tolist() for row in named[0]]
+
+
+def test_the_first_of_equal_boxes_speaks_for_the_classes_of_all():
+    speaks, named = places([SQUARE, [50.0, 0, 90, 90], SQUARE, SQUARE], [2, 1, 0, 2])
+    assert speaks == [True, True, False, False]
+    assert named[:2] == [[0, 2], [1]]
+
+
+def test_a_twentieth_of_difference_is_one_place_still():
+    # 96 and 94 of 100 lines: IoU 0.96 and 0.94 with the first, and 0.98 with each other.
+    speaks, named = places([SQUARE, [0.0, 0, 100, 96], [0.0, 0, 100, 94]], [0, 1, 2])
+    assert speaks == [True, False, True]  # the last is like the second only, which speaks for nobody
+    assert [named[0], named[2]] == [[0, 1], [2]]
+
+
+def test_crowds_and_padding_neither_speak_nor_are_spoken_for():
+    speaks, named = places([SQUARE, SQUARE, SQUARE], [3, 1, -1], [False, True, False])
+    assert speaks == [False, True, False]
+    assert named[1] == [1]
+
+
+def test_boxes_without_area_stand_for_themselves():
+    assert places([[5.0, 5, 5, 9]] * 2, [1, 2]) == ([True, True], [[1], [2]])
+
+
+def test_images_do_not_speak_for_each_other_and_many_boxes_are_compared_in_parts(monkeypatch):
+    torch.manual_seed(0)
+    boxes = torch.rand(2, 30, 2).mul(3).floor().repeat(1, 1, 2) * 8 + torch.tensor([0.0, 0, 8, 8])
+    labels, rows = torch.randint(4, (2, 30)), torch.rand(2, 30) < 0.8
+    speaks, named = one_for_each_place(boxes, labels, rows, 4)
+    for i in range(2):
+        alone = one_for_each_place(boxes[i : i + 1], labels[i : i + 1], rows[i : i + 1], 4)
+        assert torch.equal(alone[0][0], speaks[i])
+        assert torch.equal(alone[1][0], named[i])
+        for box in boxes[i][rows[i]].unique(dim=0):
+            here = (boxes[i] == box).all(-1) & rows[i]
+            (speaker,) = (here & speaks[i]).nonzero()[:, 0].tolist()
+            assert set(named[i, speaker].nonzero()[:, 0].tolist()) == set(labels[i][here].tolist())
+    monkeypatch.setattr("visionkit.assigners._ROWS", 7)
+    in_parts = one_for_each_place(boxes, labels, rows, 4)
+    assert torch.equal(in_parts[0], speaks)
+    assert torch.equal(in_parts[1], named)
+
+
+def test_no_object_speaks_for_none():
+    speaks, named = one_for_each_place(
+        torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.bool), 3
+    )
+    assert (speaks.shape, named.shape) == ((2, 0), (2, 0, 3))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from visionkit.assigners import Grid, TaskAligned
+from visionkit.assigners import TaskAligned
 from visionkit.errors import ConfigError
+from visionkit.grids import Grid
 from visionkit.heads import DenseDetection
 from visionkit.ops import boxes as box_ops
 from visionkit.structures import FeatureSpec, Geometry, Targets
@@ -101,6 +102,17 @@ def test_cells_count_by_their_quality_and_the_weights_add_up_to_the_objects():
     assert found["box"] == pytest.approx(0.8 * (1 - overlap) / 2)
     assert found["distribution"] == pytest.approx((0.8 * 1.125 + 1.2) * LN2 / 2)
     assert found["classification"] == pytest.approx(((2 / 3 - 0.5) ** 2 + 7 * 0.25) * LN2 / 2, rel=1e-5)
+
+
+def test_a_cell_scores_the_classes_of_all_objects_that_have_its_box():
+    logits = torch.zeros(4, 3)
+    logits[0] = torch.tensor([logit(0.9), logit(0.8), 0])
+    head, _ = small_head(logits, classes=3)
+    found = losses(head, targets_of([CELL_0, [8, 8, 16, 16], CELL_0], [1, 2, 0]))
+    wanted = -(0.1**2 * math.log(0.9) + 0.2**2 * math.log(0.8))  # of cell 0; cell 3 should say class 2, no more
+    assert found["classification"] == pytest.approx((wanted + 10 * 0.25 * LN2) / 3, rel=1e-4)
+    assert found["distribution"] == pytest.approx(LN2)
+    assert found["box"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("mark", ["crowd", "ignore"])

@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from visionkit.heads import DenseDetection, DenseInstance
+from visionkit.ops import boxes as box_ops
 from visionkit.structures import FeatureSpec, Geometry, Targets
 
 SIDE = 256
@@ -120,9 +121,31 @@ def test_every_place_is_learned(rows, one_to_one):
     levels, wanted = features(1), targets(rows)
     trained(head, levels, wanted)
     _, assignment = head.raw_losses(head.learned(levels), head.grids(levels), wanted)
-    # Of equal boxes the first answers alone: a cell tells of one object.
+    # Of equal boxes the first one's cells answer for all.
     answering = {rows[i][:4] for i in assignment.row.unique().tolist() if i >= 0}
     assert answering == {row[:4] for row in rows}
+
+
+@pytest.mark.parametrize("nms", [True, False])
+def test_two_classes_of_one_box_are_both_learned_and_found(nms):
+    """Small and large: an object with fewer cells than it may have, and one with more."""
+    rows = [(30, 30, 50, 50, 0), (30, 30, 50, 50, 1), (90, 80, 230, 220, 1), (90, 81, 230, 220, 2)]
+    torch.manual_seed(0)
+    head = DenseDetection(SPECS, classes=["a", "b", "c"], one_to_one=True, nms=nms, depth=1).train()
+    levels, wanted, sizes = features(1), targets(rows), torch.tensor([[SIDE, SIDE]])
+    optimizer = torch.optim.AdamW(head.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        sum(head.loss(levels, wanted).values()).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        found = head.decode(head(levels, sizes), sizes)
+    sure = found["scores"][0] > 0.5
+    assert sorted(found["labels"][0][sure].tolist()) == [0, 1, 1, 2]
+    boxes = found["boxes"][0][sure]
+    for x1, y1, x2, y2, label in rows:
+        same = boxes[found["labels"][0][sure] == label]
+        assert box_ops.iou(same, torch.tensor([x1, y1, x2, y2])).max() > 0.8
 
 
 def test_crowds_teach_nothing():
@@ -178,9 +201,9 @@ def test_the_second_tower_takes_one_cell_an_object_and_leaves_the_features_alone
     wanted = targets([(20, 20, 80, 90, 0), (120, 130, 220, 200, 0)])
     raw = head.learned(levels)
     boxes = torch.zeros_like(raw["distances"][..., :4])
-    row, _ = head.single_assigner(
+    row = head.single_assigner(
         head.grids(levels), raw["single_logits"].detach(), boxes, wanted.boxes, wanted.labels, wanted.positive_rows()
-    )
+    ).row
     assert sorted(row[row >= 0].tolist()) == [0, 1]
 
 

@@ -166,11 +166,13 @@ def test_cells_are_chosen_object_by_object():
     row = torch.tensor([[0, 0, 0, 1, 1, 2, -1]])
     quality = torch.tensor([[0.5, 0.4, 0.3, 0.1, 0.04, 0.9, 0.0]])
     learned = torch.tensor([[True, True, False]])
-    cells, rows, weight = sampled_cells(Assignment(row, quality), learned, 3)
+    claims = torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 0)
+    assignment = Assignment(row, quality, *claims)
+    cells, rows, weight = sampled_cells(assignment, learned, 3)
     assert sorted(zip(cells[0].tolist(), rows[0].tolist(), strict=True)) == [(0, 0), (1, 0), (3, 1)]
     by_cell = dict(zip(cells[0].tolist(), weight[0].tolist(), strict=True))
     assert by_cell == pytest.approx({0: 1.0, 1: 0.8, 3: 0.2})  # in proportion to 0.5, 0.4, 0.1; two objects
-    cells, rows, weight = sampled_cells(Assignment(row, quality), learned, 99)
+    cells, rows, weight = sampled_cells(assignment, learned, 99)
     assert cells.shape == (1, 7)
     assert float(weight.sum()) == pytest.approx(2)
     assert weight[0][(cells[0] == 5) | (cells[0] == 6)].tolist() == [0, 0]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from visionkit.assigners import Assignment, Grid, TaskAligned, covered_cells
+from visionkit.assigners import Assignment, TaskAligned, covered_cells, one_for_each_place
 from visionkit.blocks import rounded
 from visionkit.errors import ConfigError
 from visionkit.finishing import Finishing, start_detections
+from visionkit.grids import Grid, cells_of
 from visionkit.ops import boxes as box_ops
 from visionkit.ops.losses import distribution_focal, quality_focal
 from visionkit.predictions import Detections
@@ -30,6 +31,9 @@ class DenseDetection(nn.Module):
     Several cells learn to find each object, and non-maximum suppression keeps one. Beside them a second tower learns,
     on features that it leaves alone, which single cell is to speak for the object: by its scores nothing needs to be
     suppressed (dual assignment, after YOLOv10, Wang et al. 2024; the boxes are the same).
+
+    A cell answers for one place: of objects whose boxes coincide the first has the cells, and they score the classes of
+    all.
 
     Args:
         in_specs: the specs of at least `levels`, which must have the same number of channels.
@@ -79,23 +83,9 @@ class DenseDetection(nn.Module):
         most: int = 300,
     ) -> None:
         super().__init__()
-        missing = [level for level in levels if level not in in_specs]
-        if missing:
-            raise ConfigError(
-                f"DenseDetection reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}",
-                code="levels-unfit",
-            )
-        if not classes:
-            raise ConfigError(
-                "DenseDetection: the class list is empty; name the classes, or use data that has some",
-                code="classes-missing",
-            )
-        for argument, value, least in (
-            ("depth", depth, 1), ("bins", bins, 2), ("gamma", gamma, 0),
-            ("candidates", candidates, 1), ("most", most, 1),
-        ):  # fmt: skip
-            if value < least:
-                raise ConfigError(f"DenseDetection: {argument}={value} must be at least {least}", code="value-unfit")
+        refuse_unfit("DenseDetection", in_specs, levels, classes)
+        least = {"depth": (depth, 1), "bins": (bins, 2), "gamma": (gamma, 0), "candidates": (candidates, 1)}
+        refuse_small("DenseDetection", {**least, "most": (most, 1)})
         for argument, share in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
             if not 0 <= share <= 1:
                 raise ConfigError(f"DenseDetection: {argument}={share} must be from 0 to 1", code="value-unfit")
@@ -111,11 +101,7 @@ class DenseDetection(nn.Module):
         self.assigner = assigner or TaskAligned()
         self.single_assigner = TaskAligned(top=1)
         self.nms = nms
-        in_channels = {in_specs[level].channels for level in levels}
-        if len(in_channels) != 1:
-            said = f"{', '.join(levels)} have {sorted(in_channels)} channels; use a neck that makes them alike"
-            raise ConfigError(f"DenseDetection shares its towers over its levels, but {said}", code="levels-unfit")
-        (entry,) = in_channels
+        entry = _channels(in_specs, levels)
         inner = entry if channels is None else rounded(channels * width)
         self.score_tower = SharedTower(entry, inner, depth, len(levels))
         self.box_tower = SharedTower(entry, inner, depth, len(levels))
@@ -162,12 +148,12 @@ class DenseDetection(nn.Module):
         """`loss` of what `learned` gave; of the features only shapes are read."""
         return self.raw_losses(learned, self.grids(features), targets)[0]
 
-    def grids(self, features: Features) -> list[Grid]:
+    def grids(self, features: Features) -> tuple[Grid, ...]:
         """The cells of each level, as they follow each other in the raw tensors."""
-        return [
+        return tuple(
             Grid(features[level].shape[-2], features[level].shape[-1], stride)
             for level, stride in zip(self.levels, self.strides, strict=True)
-        ]
+        )
 
     def raw_losses(
         self, raw: Mapping[str, Tensor], grids: Sequence[Grid], targets: Targets
@@ -175,33 +161,22 @@ class DenseDetection(nn.Module):
         """The losses of what `learned` gave, and which cell answers for which object (that of the first tower)."""
         assert targets.boxes is not None and targets.labels is not None
         assert targets.crowd is not None and targets.ignore is not None
-        points, strides = raw["points"], raw["strides"]
-        distances = self._by_edge(raw["distances"])
-        predicted = self._boxes(distances, points, strides)
+        with torch.no_grad():  # only the cells that answer for an object learn where its edges are
+            predicted = self._boxes(self._by_edge(raw["distances"]), raw["points"], raw["strides"])
         positive = targets.positive_rows() & targets.known["boxes"][:, None]
+        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
+        speaks, named = one_for_each_place(targets.boxes, targets.labels, positive, len(self.classes))
         total = targets.total("boxes")
 
-        found = (predicted.detach(), targets.boxes, targets.labels, positive)
-        unlabelled = covered_cells(grids, targets.boxes, (targets.crowd | targets.ignore) & (targets.labels >= 0))
+        found = (predicted, targets.boxes, targets.labels, speaks)
         assignment = self.assigner(grids, raw["logits"].detach(), *found)
-        losses = {"classification": self._score_loss(raw["logits"], assignment, unlabelled, targets) / total}
+        losses = {"classification": self._score_loss(raw["logits"], assignment, named, unlabelled, targets)}
         if "single_logits" in raw:
             single = self.single_assigner(grids, raw["single_logits"].detach(), *found)
-            losses["one_to_one"] = self._score_loss(raw["single_logits"], single, unlabelled, targets) / total
-
-        row, quality = assignment
-        assigned = row >= 0
-        objects = positive.sum(1, keepdim=True)
-        weight = quality / quality.sum(1, keepdim=True).clamp(min=1e-6) * objects
-        goal = predicted.detach()
-        if targets.boxes.shape[1]:
-            own = targets.boxes.gather(1, row.clamp(min=0)[..., None].expand(-1, -1, 4))
-            goal = torch.where(assigned[..., None], own, goal)
-        box_loss = torch.where(assigned, 1 - box_ops.complete_iou(predicted, goal), 0.0)
-        bins_wanted = box_ops.boxes_to_distances(points, goal) / strides
-        bin_loss = torch.where(assigned, distribution_focal(distances, bins_wanted).mean(-1), 0.0)
-        losses |= {"box": (box_loss * weight).sum() / total, "distribution": (bin_loss * weight).sum() / total}
-        return losses, assignment
+            losses["one_to_one"] = self._score_loss(raw["single_logits"], single, named, unlabelled, targets)
+        weight = assignment.gained / assignment.gained.sum(1, keepdim=True).clamp(min=1e-6)
+        losses |= self._edge_losses(raw, assignment, targets.boxes, weight * positive.sum(1, keepdim=True))
+        return {name: loss / total for name, loss in losses.items()}, assignment
 
     def decode(self, raw: Mapping[str, Tensor], sizes: Tensor) -> Decoded:
         """boxes (B, K, 4) clipped to `sizes`, scores (B, K) falling, labels (B, K), valid (B, K): the chosen ones.
@@ -251,42 +226,50 @@ class DenseDetection(nn.Module):
         self.distance.bias.data = -torch.linspace(0, self.bins / 4, self.bins).repeat(4)
 
     def _logits(self, features: Features, tower: SharedTower, score: nn.Conv2d) -> Tensor:
-        parts = [score(tower(features[level], index)).flatten(2) for index, level in enumerate(self.levels)]
-        return torch.cat(parts, 2).transpose(1, 2)
+        return by_cell(score(tower(features[level], index)) for index, level in enumerate(self.levels))
 
     def _edges(self, features: Features) -> dict[str, Tensor]:
         """distances, points and strides, see `forward`."""
-        distances, points, strides = [], [], []
-        for index, (level, stride) in enumerate(zip(self.levels, self.strides, strict=True)):
-            x = features[level]
-            distances.append(self.distance(self.box_tower(x, index)).flatten(2))
-            height, width = x.shape[-2:]
-            y = (torch.arange(height, device=x.device, dtype=torch.float32) + 0.5) * stride
-            column = (torch.arange(width, device=x.device, dtype=torch.float32) + 0.5) * stride
-            points.append(torch.stack(torch.meshgrid(column, y, indexing="xy"), -1).flatten(0, 1))
-            strides.append(torch.full((height * width, 1), float(stride), device=x.device))
-        return {
-            "distances": torch.cat(distances, 2).transpose(1, 2),
-            "points": torch.cat(points),
-            "strides": torch.cat(strides),
-        }
+        maps = (self.distance(self.box_tower(features[level], index)) for index, level in enumerate(self.levels))
+        cells = cells_of(self.grids(features), features[self.levels[0]].device)
+        return {"distances": by_cell(maps), "points": cells.points, "strides": cells.strides}
 
-    def _score_loss(self, logits: Tensor, assignment: Assignment, unlabelled: Tensor, targets: Targets) -> Tensor:
-        """The sum over cells and classes: an assigned cell's class should score its quality, all else 0.
+    def _score_loss(
+        self, logits: Tensor, assignment: Assignment, named: Tensor, unlabelled: Tensor, targets: Targets
+    ) -> Tensor:
+        """The sum over cells and classes: an assigned cell's classes should score its quality, all else 0.
 
+        named: (B, M, C) float, 1 for the classes of what each object speaks for;
         unlabelled: (B, A) bool, the cells that count only where they are assigned.
         """
-        assert targets.boxes is not None and targets.labels is not None
-        row, quality = assignment
-        wanted = torch.zeros_like(logits, dtype=torch.float32)
-        if targets.boxes.shape[1]:
-            label = targets.labels.clamp(min=0).gather(1, row.clamp(min=0))
-            wanted.scatter_(2, label[..., None], quality[..., None])
+        row, quality = assignment.row, assignment.quality
+        if named.shape[1]:
+            own = named.gather(1, row.clamp(min=0)[..., None].expand_as(logits))
+            wanted = own * quality[..., None]
+        else:
+            wanted = torch.zeros_like(logits, dtype=torch.float32)
         loss = quality_focal(logits.float(), wanted, self.gamma)
         if targets.known_classes is not None:
             loss = torch.where(targets.known_classes[:, None], loss, 0.0)
         counted = targets.known["boxes"][:, None] & ((row >= 0) | ~unlabelled)
         return torch.where(counted[..., None], loss, 0.0).sum()
+
+    def _edge_losses(
+        self, raw: Mapping[str, Tensor], assignment: Assignment, boxes: Tensor, weight: Tensor
+    ) -> dict[str, Tensor]:
+        """box and distribution, the sums over claims (B, P) by their weight (B, P), which is 0 where none is met."""
+        cells, met = assignment.claimed, weight > 0
+        points, strides = raw["points"][cells], raw["strides"][cells]
+        distances = self._by_edge(raw["distances"].gather(1, cells[..., None].expand(-1, -1, 4 * self.bins)))
+        predicted = self._boxes(distances, points, strides)
+        # A claim that is not met wants what is there, whatever its own box: the gradient is finite.
+        claims = cells.shape[1] // max(boxes.shape[1], 1)
+        own = boxes[:, :, None].expand(-1, -1, claims, -1).flatten(1, 2)
+        goal = torch.where(met[..., None], own, predicted.detach())
+        box_loss = torch.where(met, 1 - box_ops.complete_iou(predicted, goal), 0.0)
+        bins_wanted = box_ops.boxes_to_distances(points, goal) / strides
+        bin_loss = torch.where(met, distribution_focal(distances, bins_wanted).mean(-1), 0.0)
+        return {"box": (box_loss * weight).sum(), "distribution": (bin_loss * weight).sum()}
 
     def _best(self, logits: Tensor, points: Tensor, sizes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The `count` best scores of each image, falling, their cells and their classes, (B, K) each.
@@ -332,3 +315,36 @@ class SharedTower(nn.Module):
         for conv, norm in zip(self.convs, cast(nn.ModuleList, self.norms[level]), strict=True):
             x = self.activation(norm(conv(x)))
         return x
+
+
+def by_cell(maps: Iterable[Tensor]) -> Tensor:
+    """Maps (B, C, H, W), one a level -> (B, A, C) over all levels' A cells."""
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], 1)
+
+
+def refuse_unfit(head: str, in_specs: Mapping[str, FeatureSpec], levels: Sequence[str], classes: Sequence[str]) -> None:
+    """Raise ConfigError where a level is not there, or there is no class."""
+    if any(level not in in_specs for level in levels):
+        raise ConfigError(
+            f"{head} reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}", code="levels-unfit"
+        )
+    if not classes:
+        raise ConfigError(
+            f"{head}: the class list is empty; name the classes, or use data that has some", code="classes-missing"
+        )
+
+
+def refuse_small(head: str, least: Mapping[str, tuple[float, int]]) -> None:
+    """Raise ConfigError where an argument's value, the first of its two, is below its least."""
+    for argument, (value, bound) in least.items():
+        if value < bound:
+            raise ConfigError(f"{head}: {argument}={value} must be at least {bound}", code="value-unfit")
+
+
+def _channels(in_specs: Mapping[str, FeatureSpec], levels: Sequence[str]) -> int:
+    """The one number of channels that all levels have."""
+    found = {in_specs[level].channels for level in levels}
+    if len(found) != 1:
+        said = f"{', '.join(levels)} have {sorted(found)} channels; use a neck that makes them alike"
+        raise ConfigError(f"DenseDetection shares its towers over its levels, but {said}", code="levels-unfit")
+    return found.pop()

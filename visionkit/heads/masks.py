@@ -14,7 +14,7 @@ from visionkit.assigners import Assignment, TaskAligned
 from visionkit.blocks import ConvNorm, rounded
 from visionkit.errors import ConfigError
 from visionkit.finishing import Finishing, start_instances
-from visionkit.heads.dense import DenseDetection, SharedTower
+from visionkit.heads.dense import DenseDetection, SharedTower, by_cell, refuse_small, refuse_unfit
 from visionkit.ops import masks as mask_ops
 from visionkit.predictions import Instances
 from visionkit.structures import Decoded, Features, FeatureSpec, Geometry, Targets
@@ -68,25 +68,13 @@ class DenseInstance(nn.Module):
         most: int = 100,
     ) -> None:
         super().__init__()
-        missing = [level for level in levels if level not in in_specs]
-        if missing:
-            raise ConfigError(
-                f"DenseInstance reads {', '.join(levels)}, but the neck gives {', '.join(in_specs)}",
-                code="levels-unfit",
-            )
-        if not classes:
-            raise ConfigError(
-                "DenseInstance: the class list is empty; name the classes, or use data that has some",
-                code="classes-missing",
-            )
+        refuse_unfit("DenseInstance", in_specs, levels, classes)
         if len(levels) < 2:
             raise ConfigError(
                 f"DenseInstance: levels={list(levels)}: name those of the boxes, and last that of the masks",
                 code="levels-unfit",
             )
-        for argument, value in (("prototypes", prototypes), ("samples", samples)):
-            if value < 1:
-                raise ConfigError(f"DenseInstance: {argument}={value} must be at least 1", code="value-unfit")
+        refuse_small("DenseInstance", {"prototypes": (prototypes, 1), "samples": (samples, 1)})
         *box_levels, map_level = levels
         self.detection = DenseDetection(
             in_specs,
@@ -105,8 +93,7 @@ class DenseInstance(nn.Module):
             iou_threshold=iou_threshold,
             most=most,
         )
-        if one_to_one:
-            self.default_loss_weights = {**self.default_loss_weights, "one_to_one": 1.0}
+        self.default_loss_weights = {**self.default_loss_weights, **self.detection.default_loss_weights}
         self.levels, self.classes = tuple(levels), tuple(classes)
         self.samples = samples
         self.stride = in_specs[map_level].stride
@@ -240,11 +227,10 @@ class DenseInstance(nn.Module):
         return mask_ops.unions(shares, slot, count)
 
     def _coefficients(self, features: Features) -> Tensor:
-        parts = [
-            self.coefficient(self.coefficient_tower(features[level], index)).flatten(2)
+        return by_cell(
+            self.coefficient(self.coefficient_tower(features[level], index))
             for index, level in enumerate(self.levels[:-1])
-        ]
-        return torch.cat(parts, 2).transpose(1, 2)
+        )
 
     def _check_canvas(self, size: tuple[int, int], masks: Tensor) -> None:
         pixels = size[0] * size[1] * self.stride**2

@@ -16,7 +16,10 @@ def quality_focal(logits: Tensor, quality: Tensor, gamma: float = 2.0) -> Tensor
         gamma: how strongly what is already right is turned down.
     """
     loss = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
-    return loss if gamma == 0 else loss * (quality - logits.sigmoid()).abs().pow(gamma)
+    if gamma == 0:
+        return loss
+    error = (quality - logits.sigmoid()).abs()
+    return loss * (error if gamma == 1 else error.pow(gamma))
 
 
 def distribution_focal(logits: Tensor, values: Tensor) -> Tensor:
@@ -35,4 +38,4 @@ def distribution_focal(logits: Tensor, values: Tensor) -> Tensor:
     share = values - low
     log_probabilities = F.log_softmax(logits, -1)
     pair = log_probabilities.gather(-1, torch.stack([low, low + 1], -1))
-    return -(pair[..., 0] * (1 - share) + pair[..., 1] * share)
+    return -(pair * torch.stack([1 - share, share], -1)).sum(-1)
