@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from visionkit.ops.resample import start_original_classes
@@ -69,14 +70,12 @@ def start_classifications(decoded: Decoded, geometries: Sequence[Geometry]) -> C
 
 def start_localizations(decoded: Decoded, geometries: Sequence[Geometry]) -> Callable[[], list[Localization]]:
     """scores (B, C), boxes (B, C, 4) xyxy canvas pixels."""
-    arrived = start_host_arrays({"scores": decoded["scores"], "boxes": decoded["boxes"].double()})
+    arrived = start_host_arrays({name: decoded[name] for name in READS["localization"]})
 
     def localizations() -> list[Localization]:
         arrays = arrived()
-        return [
-            Localization(arrays["scores"][i], geometry.to_original(arrays["boxes"][i]).astype("float32"))
-            for i, geometry in enumerate(geometries)
-        ]
+        boxes = boxes_to_original(arrays["boxes"], geometries).astype("float32")
+        return [Localization(scores, box) for scores, box in zip(arrays["scores"], boxes, strict=True)]
 
     return localizations
 
@@ -87,19 +86,27 @@ def start_detections(decoded: Decoded, geometries: Sequence[Geometry]) -> Callab
 
     def detections() -> list[Detections]:
         arrays = arrived()
-        boxes = boxes_to_original(arrays["boxes"].astype("float64"), geometries).astype("float32")
-        rows = zip(boxes, arrays["scores"], arrays["labels"], arrays["valid"], strict=True)
-        return [Detections(box[valid], score[valid], label[valid]) for box, score, label, valid in rows]
+        boxes = boxes_to_original(arrays["boxes"], geometries).astype("float32")
+        columns = (_valid_rows(column, arrays["valid"]) for column in (boxes, arrays["scores"], arrays["labels"]))
+        return [Detections(*rows) for rows in zip(*columns, strict=True)]
 
     return detections
+
+
+def _valid_rows(column: np.ndarray, valid: np.ndarray) -> list[np.ndarray]:
+    """Of each image the rows of (B, N, …) that are valid, in memory of their own."""
+    counts = valid.sum(1)
+    if np.array_equal(valid, np.arange(valid.shape[1]) < counts[:, None]):  # they come first: to cut is far cheaper
+        return [rows[:count].copy() for rows, count in zip(column, counts.tolist(), strict=True)]
+    return [rows[chosen] for rows, chosen in zip(column, valid, strict=True)]
 
 
 def start_instances(decoded: Decoded, geometries: Sequence[Geometry], stride: int) -> Callable[[], list[Instances]]:
     """As `start_detections`; coefficients (B, N, K), and prototypes (B, K, h, w), whose memory a batch shares."""
     cells = [tuple(math.ceil(side / stride) for side in geometry.size) for geometry in geometries]
     height, width = (max(sides, default=0) for sides in zip(*cells, strict=True))
+    detections = start_detections(decoded, geometries)  # first: few numbers, of which the host has most to make
     prototypes = decoded["prototypes"][:, :, :height, :width].clamp(-_LARGEST, _LARGEST).half()
-    detections = start_detections(decoded, geometries)
     arrived = start_host_arrays({"coefficients": decoded["coefficients"], "prototypes": prototypes})
 
     def instances() -> list[Instances]:

@@ -392,8 +392,9 @@ def _xywh(boxes: np.ndarray) -> list[list[float]]:
 def _check(name: str, **arrays: tuple[np.ndarray, tuple[int | None, ...]]) -> None:
     """Refuse arrays of another shape; None stands for any length."""
     for field, (array, wanted) in arrays.items():
-        fits = array.ndim == len(wanted) and all(
-            length in (None, given) for length, given in zip(wanted, array.shape, strict=True)
+        fits = array.shape == wanted or (
+            array.ndim == len(wanted)
+            and all(length in (None, given) for length, given in zip(wanted, array.shape, strict=True))
         )
         if not fits:
             shape = ", ".join("any" if length is None else str(length) for length in wanted)

@@ -220,13 +220,16 @@ class Geometry:
 
 
 def boxes_to_original(boxes: np.ndarray, geometries: Sequence[Geometry]) -> np.ndarray:
-    """Map (B, N, 4) xyxy boxes, N of each image, from its canvas to the original image, clipped to it."""
-    offset = np.array([one.offset[::-1] * 2 for one in geometries], float).reshape(-1, 1, 4)
-    scale = np.array([one.scale[::-1] * 2 for one in geometries], float).reshape(-1, 1, 4)
-    limit = np.array([one.original[::-1] * 2 for one in geometries]).reshape(-1, 1, 4)
-    mapped = (boxes - offset) / scale
-    clipped: np.ndarray = np.clip(mapped, 0.0, limit.astype(mapped.dtype))
-    return clipped
+    """Map (B, N, 4) xyxy boxes, N of each image, from its canvas to the original image, clipped to it: float64."""
+    offset = np.array([one.offset[::-1] * 2 for one in geometries], float).reshape(-1, 4, 1)
+    scale = np.array([one.scale[::-1] * 2 for one in geometries], float).reshape(-1, 4, 1)
+    limit = np.array([one.original[::-1] * 2 for one in geometries]).reshape(-1, 4, 1)
+    # Edge by edge: numpy repeats an image's four numbers over its boxes several times slower than one over N edges.
+    edges = boxes.transpose(0, 2, 1).astype(np.float64, order="C")
+    edges -= offset
+    edges /= scale
+    np.clip(edges, 0.0, limit.astype(np.float64), out=edges)
+    return np.ascontiguousarray(edges.transpose(0, 2, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ batches

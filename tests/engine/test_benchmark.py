@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from visionkit import cli
+from visionkit.acceleration import accelerated
 from visionkit.engine import benchmark
 from visionkit.engine.checkpoint import open_checkpoint
 
@@ -38,7 +39,7 @@ def test_heads_together_are_timed_beside_a_model_for_each(timed, capsys):
         assert share == pytest.approx(times[0] / (times[1] + times[2]), rel=0.01)
         assert 0 < share < 2
     shown = capsys.readouterr().out
-    assert "2 images of 64 x 64 on cpu, float32" in shown
+    assert "2 images of 64 x 64 on cpu, float32, as trained\n" in shown
     assert f"network {told['together_to_separate']['network']:.2f}" in shown
 
 
@@ -49,6 +50,25 @@ def test_a_single_head_has_nothing_beside_it(timed, runs):
     told = json.loads(Path("out/benchmark.json").read_text())
     assert [row["model"] for row in told["rows"]] == ["classification"]
     assert told["together_to_separate"] == {"network": None, "predict": None}
+
+
+def test_models_in_half_precision_are_those_that_load_gives(timed, monkeypatch, capsys):
+    made, predicted = [], []
+
+    def spied(model, precision):
+        faster = accelerated(model, precision)
+        predict = faster.predict
+        faster.predict = lambda *given: predicted.append(faster) or predict(*given)
+        made.append((precision, next(faster.backbone.parameters()).dtype))
+        return faster
+
+    monkeypatch.setattr(benchmark, "accelerated", spied)
+    assert timed("task=classify", "engine.precision=bf16") == 0
+    assert made == [("bf16", torch.bfloat16)]
+    assert predicted
+    assert "2 images of 64 x 64 on cpu, bfloat16, accelerated as by visionkit.load\n" in capsys.readouterr().out
+    assert timed("task=classify", "engine.precision=fp32") == 0
+    assert len(made) == 1
 
 
 def test_merges_are_of_the_model_of_all_heads_alone(timed):

@@ -109,8 +109,8 @@ def test_images_of_a_batch_are_answered_in_their_order_each_as_if_alone(keep_sco
 def test_several_images_in_one_piece_are_each_as_if_alone():
     logits = torch.randn(3, 5, 10, 12, generator=torch.Generator().manual_seed(0))
     y, x = torch.linspace(-0.9, 0.9, 31), torch.linspace(-0.95, 0.9, 45)
-    classes, scores = resample._resampled(logits, y, x, True, 1 << 20)
+    classes, scores, _ = resample._resampled(logits, y, x, True, 1 << 20)
     for i in range(3):
-        alone, alone_scores = resample._resampled(logits[i : i + 1], y, x, True, 1 << 20)
+        alone, alone_scores, _ = resample._resampled(logits[i : i + 1], y, x, True, 1 << 20)
         assert torch.equal(classes[i], alone[0])
         assert torch.equal(scores[i], alone_scores[0])

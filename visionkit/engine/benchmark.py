@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
+from visionkit.acceleration import PRECISIONS, accelerated
 from visionkit.build import build_model, describe_model, head_levels
 from visionkit.config import build
 from visionkit.data.collate import padded_images
@@ -42,10 +43,12 @@ class _Images:
 def benchmark_run(cfg: DictConfig) -> int:
     """Time the model of `cfg` and each of its heads in a model of its own; print a table, and return 0.
 
-    Timed are normalise, forward and decode ("network"), and the way to predictions in original pixels ("predict"), of
-    `data.batch_size` images of the training split already on the device. The models take turns, and the median round
-    counts. `resume=RUN` takes the weights of a run of the same configuration; random ones, the default, make decoding
-    meet more candidates than any trained model does. With `run_dir` the table is benchmark.json there.
+    The models are as `visionkit.load` gives them at `engine.precision`: for bf16 and fp16, which auto is on GPUs,
+    copies that answer faster (`visionkit.acceleration.accelerated`); for fp32 as they are trained. Timed are normalise,
+    forward and decode ("network"), and the way to predictions in original pixels ("predict"), of `data.batch_size`
+    images of the training split already on the device. The models take turns, and the median round counts.
+    `resume=RUN` takes the weights of a run of the same configuration; random ones, the default, make decoding meet more
+    candidates than any trained model does. With `run_dir` the table is benchmark.json there.
 
     Raises:
         CheckpointError: the run's weights are not those of these heads.
@@ -61,8 +64,9 @@ def benchmark_run(cfg: DictConfig) -> int:
         models |= {name: _model(_only(cfg, name), readers["train"], weights, device) for name in cfg.heads}
     images = _images(models[together], reader, device)
     dtype = autocast_dtype(cfg.engine.precision, device)
+    loaded = {name: _as_loaded(model, dtype) for name, model in models.items()}
     timed = {
-        kind: _timed({name: _call(model, images, kind, dtype) for name, model in models.items()}, device)
+        kind: _timed({name: _call(model, images, kind) for name, model in loaded.items()}, device)
         for kind in ("network", "predict")
     }
     rows = [
@@ -114,15 +118,15 @@ def _images(model: VisionModel, reader: Reader, device: torch.device) -> _Images
     return _Images(canvases.to(device), sizes.to(device), tuple(geometry for _, geometry in fitted))
 
 
-def _call(model: VisionModel, images: _Images, kind: str, dtype: torch.dtype) -> Callable[[], Any]:
-    def call() -> Any:
-        with torch.inference_mode(), torch.autocast(images.canvases.device.type, dtype, dtype != torch.float32):
-            if kind == "predict":
-                return model.predict(images.canvases, images.sizes, images.geometries)
-            raw = model.outputs(images.canvases, images.sizes)
-            return {name: head.decode(raw[name], images.sizes) for name, head in model.named_heads()}
+def _as_loaded(model: VisionModel, dtype: torch.dtype) -> VisionModel:
+    (precision,) = (name for name, value in PRECISIONS.items() if value == dtype)
+    return model if precision == "fp32" else accelerated(model, precision)
 
-    return call
+
+def _call(model: VisionModel, images: _Images, kind: str) -> Callable[[], Any]:
+    if kind == "predict":
+        return lambda: model.predict(images.canvases, images.sizes, images.geometries)
+    return lambda: model.decoded(images.canvases, images.sizes)
 
 
 def _timed(calls: Mapping[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
@@ -167,7 +171,9 @@ def _say(
 ) -> None:
     width = max(len(row["model"]) for row in rows)
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    print(f"{batch_size} images of {canvas[1]} x {canvas[0]} on {named}, {str(dtype).removeprefix('torch.')}")
+    precision = str(dtype).removeprefix("torch.")
+    how = "as trained" if dtype == torch.float32 else "accelerated as by visionkit.load"
+    print(f"{batch_size} images of {canvas[1]} x {canvas[0]} on {named}, {precision}, {how}")
     print(f"{'model':<{width}}  parameters  network ms  predict ms  images/s")
     for row in rows:
         rate = 1000 * batch_size / row["predict_ms"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from visionkit.ops.transfer import arrival, host_buffer
+from visionkit.ops.transfer import host_buffer, start_copies, to_device
 from visionkit.structures import Geometry
 
 MOST_BYTES = 64 << 20
@@ -59,32 +59,59 @@ def start_original_classes(
     alike: dict[Geometry, list[int]] = {}
     for i, geometry in enumerate(geometries):
         alike.setdefault(geometry, []).append(i)
+    placed = _placed(alike, stride, logits)
     results: dict[int, Classes] = {}
+    waits: list[Callable[[], None]] = []
     for geometry, images in alike.items():
-        rows, row_cells = cells_of_pixels(geometry, 0, stride, logits.shape[2])
-        columns, column_cells = cells_of_pixels(geometry, 1, stride, logits.shape[3])
-        y, x = (places.to(logits.device, torch.float32) for places in (rows, columns))
+        y, x, row_cells, column_cells = placed[geometry]
         # On a CPU several images at once gain nothing.
         step = 1 if logits.device.type == "cpu" else max(1, most_bytes // (4 * logits.shape[1] * len(y) * len(x)))
         for first in range(0, len(images), step):
             chosen = images[first : first + step]
-            used = torch.stack([logits[i, :, :row_cells, :column_cells] for i in chosen]).float()
-            classes, scores = _resampled(used, y, x, keep_scores, most_bytes)
+            used = _chosen(logits[:, :, :row_cells, :column_cells], chosen).float().contiguous()
+            classes, scores, wait = _resampled(used, y, x, keep_scores, most_bytes)
+            waits.append(wait)
             for place, i in enumerate(chosen):
                 results[i] = classes[place].numpy(), None if scores is None else scores[place].numpy()
-    wait = arrival(logits.device)
 
     def arrived() -> list[Classes]:
-        wait()
+        for wait in waits:
+            wait()
         return [results[i] for i in range(len(geometries))]
 
     return arrived
 
 
+def _placed(
+    geometries: Iterable[Geometry], stride: int, logits: Tensor
+) -> dict[Geometry, tuple[Tensor, Tensor, int, int]]:
+    """Of each geometry where its rows and its columns lie, see `cells_of_pixels`, and both numbers of cells.
+
+    All places come to the device of the logits in one copy.
+    """
+    found = {
+        geometry: [cells_of_pixels(geometry, axis, stride, logits.shape[2 + axis]) for axis in (0, 1)]
+        for geometry in geometries
+    }
+    every = [places for axes in found.values() for places, _ in axes]
+    if not every:
+        return {}
+    there = iter(torch.split(to_device(torch.cat(every).float(), logits.device), [len(places) for places in every]))
+    return {
+        geometry: (next(there), next(there), rows, columns) for geometry, ((_, rows), (_, columns)) in found.items()
+    }
+
+
+def _chosen(logits: Tensor, images: Sequence[int]) -> Tensor:
+    """The logits of the images, by one slice where they follow each other."""
+    first, last = images[0], images[-1]
+    return logits[first : last + 1] if last - first + 1 == len(images) else torch.stack([logits[i] for i in images])
+
+
 def _resampled(
     logits: Tensor, y: Tensor, x: Tensor, keep_scores: bool, most_bytes: int
-) -> tuple[Tensor, Tensor | None]:
-    """Classes (n, H, W) uint8, on the host once it has waited, and probabilities (n, C, H, W) float16.
+) -> tuple[Tensor, Tensor | None, Callable[[], None]]:
+    """Classes (n, H, W) uint8, probabilities (n, C, H, W) float16, and what waits until the classes are on the host.
 
     logits: (n, C, h, w) float32; y (H,), x (W,): where among their cells the pixels lie, −1 to 1.
     """
@@ -97,10 +124,10 @@ def _resampled(
         grid = torch.stack([x.expand(len(y[part]), -1), y[part, None].expand(-1, len(x))], -1)
         strip = F.grid_sample(logits, grid.expand(images, -1, -1, -1), mode="bilinear", align_corners=False)
         # max with its place is several times faster than argmax on a CPU.
-        classes[:, part].copy_(strip.max(1).indices.to(torch.uint8), non_blocking=True)
+        wait = start_copies([(classes[:, part], strip.max(1).indices.to(torch.uint8))], logits.device)
         if scores is not None:
             scores[:, :, part] = strip.softmax(1).half()
-    return classes, scores
+    return classes, scores, wait  # copies arrive in the order in which they were asked for
 
 
 def cells_of_pixels(geometry: Geometry, axis: int, stride: int, cells: int) -> tuple[Tensor, int]:

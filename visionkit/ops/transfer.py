@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,23 +18,48 @@ def host_buffer(shape: Sequence[int], dtype: torch.dtype, device: torch.device) 
     return torch.empty(tuple(shape), dtype=dtype, pin_memory=device.type == "cuda")
 
 
-def arrival(device: torch.device) -> Callable[[], None]:
-    """What waits until `device` has done all that it was asked for so far, copies to the host included."""
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`, for which the host does not wait."""
     if device.type != "cuda":
+        return value.to(device)
+    return host_buffer(value.shape, value.dtype, device).copy_(value).to(device, non_blocking=True)
+
+
+def start_copies(pairs: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Callable[[], None]:
+    """Begin to copy the second of each pair, on `device`, into the first, on the host; what is returned waits for them.
+
+    A CUDA device does it beside what it is asked for next.
+    """
+    if device.type != "cuda":
+        for target, value in pairs:
+            target.copy_(value)
         return lambda: None
-    event = torch.cuda.current_stream(device).record_event()
+    beside = _copying(device)
+    beside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(beside):
+        for target, value in pairs:
+            target.copy_(value, non_blocking=True)
+            value.record_stream(beside)  # its memory must not be given out again before
+    event = beside.record_event()
     return lambda: event.synchronize()
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def start_host_arrays(tensors: Mapping[str, Tensor]) -> Callable[[], dict[str, np.ndarray]]:
     """Begin to copy tensors of one device to the host; what is returned waits for them. Those on a CPU are shared."""
-    copied = {}
-    for name, value in tensors.items():
-        if value.device.type == "cuda":
-            copied[name] = host_buffer(value.shape, value.dtype, value.device).copy_(value, non_blocking=True)
-        else:
-            copied[name] = value.cpu()
-    waits = [arrival(device) for device in {value.device for value in tensors.values()}]
+    devices = {value.device for value in tensors.values() if value.device.type == "cuda"}
+    copied = {
+        name: host_buffer(value.shape, value.dtype, value.device) if value.device in devices else value.cpu()
+        for name, value in tensors.items()
+    }
+    waits = [
+        start_copies([(copied[name], value) for name, value in tensors.items() if value.device == device], device)
+        for device in devices
+    ]
 
     def arrays() -> dict[str, np.ndarray]:
         for wait in waits:
