@@ -241,6 +241,28 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     assert steps(tmp_path) == ["step-1"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_what_a_link_leads_to_is_on_the_disk_before_it(tmp_path, monkeypatch):
+    """Where the power fails, the disk holds what was flushed; a name may be there before its content."""
+    happened = []
+    monkeypatch.setattr(
+        checkpoint_saving.os, "fsync", lambda number: happened.append(Path(f"/proc/self/fd/{number}").readlink().name)
+    )
+    for name in ("rename", "replace"):
+        original = getattr(Path, name)
+
+        def told(path, target, original=original):
+            happened.append((path.name, target.name))
+            return original(path, target)
+
+        monkeypatch.setattr(Path, name, told)
+    save(tmp_path, 3, best=True)
+    moved = happened.index((".step-3.new", "step-3"))
+    assert sorted(happened[:moved]) == sorted([".step-3.new", "manifest.json", *FILES])
+    linked = [(f".{link}.new", link) for link in ("best", "last")]
+    assert happened[moved + 1 :] == ["checkpoints", *linked, "checkpoints", tmp_path.name]
+
+
 # ------------------------------------------------------------------------------------------------------------ full disk
 def test_a_full_disk_is_said_and_leaves_what_is_there(tmp_path):
     """A limit on the size of files stands in for the disk: half of the weights can be written."""

@@ -30,6 +30,8 @@ TOO_SMALL = "shared memory (/dev/shm) is too small for 4 processes that load bat
     [
         (torch.OutOfMemoryError("CUDA out of memory"), NO_MEMORY),
         (MemoryError(), NO_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), NO_MEMORY),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously"), NO_MEMORY),
         (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"), "a process that loads data died; most"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "that loads data died (Killed); "),
         (RuntimeError("DataLoader timed out after 300 seconds"), "did not answer for engine.timeout seconds"),

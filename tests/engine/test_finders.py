@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import distributed, nn
 
 from visionkit.cli import run_tool
 from visionkit.engine import batch_finder, rate_finder
+from visionkit.engine import run as engine_run
 from visionkit.engine.rate_finder import LOWEST, suggested
 
 TINY = ("debug=tiny", "debug.images=null", "data.reader.count={train: 320, val: 4, test: 4}", "device=cpu")
@@ -73,6 +76,24 @@ def test_the_trial_leaves_the_run_as_it_is(runs, monkeypatch):
     assert run_tool("train", ["task=detect", *TINY, "run_dir=auto", "data.batch_size=auto", "optim=muon"]) == 0
     assert run_tool("train", ["task=detect", *TINY, "run_dir=typed", "data.batch_size=4", "optim=muon"]) == 0
     assert Path("auto/metrics.jsonl").read_text() == Path("typed/metrics.jsonl").read_text()
+
+
+def test_no_process_waits_for_another_one_s_trial(runs, monkeypatch):
+    """Norms that are synchronised would, and trials end sooner on a GPU with less memory; here they would raise."""
+    monkeypatch.setattr(batch_finder, "MOST_ON_CPU", 2)
+    find = engine_run.find_batch_size
+    monkeypatch.setattr(
+        engine_run,
+        "find_batch_size",
+        lambda model, *given, **more: find(
+            nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)), *given, **more
+        ),
+    )
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert run_tool("train", ["task=classify", *TINY, "run_dir=a", "data.batch_size=auto"]) == 0
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_run_that_goes_on_keeps_its_batch(runs, memory):

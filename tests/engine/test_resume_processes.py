@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 TYPED = (
     "image_size=64", "model.width=0.25", "device=cpu", "data.batch_size=3", "engine.precision=fp32",
-    "data.reader.count={train: 24, val: 8, test: 5}", "engine.epochs=3", "engine.log_steps=2", "engine.save_steps=2",
+    "data.reader.count={train: 24, val: 8, test: 5}", "engine.epochs=3", "engine.log_steps=3", "engine.save_steps=2",
     "engine.ema={decay: 0.9, warmup: 5}", "optim.lr=0.002", "augment.mosaic={p: 0.5, until: 0.6}",
     "augment.transforms=[{HorizontalFlip: {p: 0.5}}]",
 )  # fmt: skip

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -53,6 +54,46 @@ def test_an_error_of_one_process_is_known_to_all_and_the_first_one_says_it(watch
     found = endings([one, two, three])
     assert {ending.message for ending in found} == {"process 1: a.jpg cannot be read"}
     assert {(ending.code, ending.speaker, ending.fault) for ending in found} == {(2, 0, "image-unreadable")}
+
+
+class Leaving:
+    """A store that is gone as soon as the process that holds it has left."""
+
+    def __init__(self):
+        self.store, self.left = HashStore(), threading.Event()
+
+    def set(self, *given):
+        self.open().set(*given)
+
+    def multi_get(self, *given):
+        return self.open().multi_get(*given)
+
+    def open(self):
+        if self.left.is_set():
+            raise RuntimeError("Connection reset by peer")
+        return self.store
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one error", "an error in each"])
+def test_the_first_one_keeps_the_store_until_the_other_knows_that_it_says_the_error(monkeypatch, both):
+    """It learns of the error long before the other one reads that: each would say it."""
+    monkeypatch.setattr(Watch, "_end_hard", lambda self, ending: None)
+    store, said = Leaving(), []
+    one, two = (Watch(store, rank, 2, 60.0, period=period, grace=5.0) for rank, period in enumerate((0.01, 0.4)))
+    for watch in (one, two):
+        watch.start()
+    failing = threading.Thread(target=lambda: said.append(two.fail("a.jpg cannot be read", 2)))
+    failing.start()
+    if both:
+        one.fail("b.jpg cannot be read", 2)
+    else:
+        endings([one])
+        one.until_heard()
+    store.left.set()
+    failing.join(10)
+    for watch in (one, two):
+        watch._stopped.set()
+    assert said == [True]
 
 
 def test_a_process_that_others_wait_for_too_long_is_named(watches):

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from visionkit.data import EpochSampler, TrainingSet
+from visionkit.engine.failures import is_out_of_memory
 from visionkit.errors import ConfigError
 from visionkit.model import VisionModel
 from visionkit.structures import Batch, Sample
@@ -50,27 +52,29 @@ def find_batch_size(
     """
     most = min(MOST if device.type == "cuda" else MOST_ON_CPU, max(2, len(training) // LEAST_STEPS))
     samples = _samples(training, min(_SAMPLES, most))
-    free = _free_bytes(device)
+    _empty_cache(device)
+    free, before = _free_bytes(device), _taken_bytes(device)
     fits, peaks = 0, list[float]()
     with _random_numbers_kept(device):
         trial = copy.deepcopy(model).to(device).use_memory_format(memory_format).train()
-        steps = _Trial(trial, optimizer(trial), device, precision)
+        _leave_alone(trial)
+        steps = _Trial(trial, optimizer(trial), device, precision, before)
         for power in range(1, int(math.log2(most)) + 1):
             images = list(itertools.islice(itertools.cycle(samples), 2**power))
             if len(peaks) > 1 and 2 * peaks[-1] - peaks[-2] * 0.5 > free:
                 break  # twice the images take about twice the memory, less what the model itself takes
             try:
                 peak = steps.peak(training.collate(images))
-            except (torch.OutOfMemoryError, MemoryError):
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 break
             if peak > free:
                 break
             peaks.append(peak)
             fits = 2**power
     del steps, trial
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    _empty_cache(device)
     if not fits:
         height, width = model.preprocess.canvas
         raise ConfigError(
@@ -82,18 +86,22 @@ def find_batch_size(
 
 
 class _Trial:
-    """Training steps, and the memory that they take."""
+    """Training steps, and the memory that they and the model take beyond what was taken `before`."""
 
     def __init__(
-        self, model: VisionModel, optimizer: torch.optim.Optimizer, device: torch.device, precision: torch.dtype
+        self,
+        model: VisionModel,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        precision: torch.dtype,
+        before: float,
     ) -> None:
         self.model, self.optimizer, self.device, self.precision = model, optimizer, device, precision
-        self.before = _taken_bytes(device)
+        self.before = before
 
     def peak(self, batch: Batch) -> float:
-        """The most bytes that two steps on a batch take beyond what was taken at the beginning."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        """The most bytes while two steps on a batch are made."""
+        _empty_cache(self.device)  # what smaller batches left is of other sizes, and would be counted beside
         for _ in range(2):  # the optimizer's state comes with the first step
             moved = batch.to(self.device)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
@@ -102,6 +110,20 @@ class _Trial:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         return _taken_bytes(self.device) - self.before
+
+
+def _leave_alone(model: VisionModel) -> None:
+    """Have no norm wait for other processes: their trials may end sooner."""
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.eval()
+
+
+def _empty_cache(device: torch.device) -> None:
+    """Give back what a GPU holds for later, and begin to count anew."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _samples(training: TrainingSet, count: int) -> list[Sample]:

@@ -13,7 +13,11 @@ import torch
 
 from visionkit.errors import CodedLine, RunError
 
-_CPU_MEMORY = re.compile(r"DefaultCPUAllocator: (?:not enough|can't allocate) memory")
+_NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator: (?:not enough|can't allocate) memory|CUDA error: out of memory|"
+    r"CU(?:BLAS|DNN)_STATUS_ALLOC_FAILED"
+)
+"""Of a CPU; and of what CUDA's libraries take past torch's own count."""
 _SHARED_MEMORY = re.compile(r"bus error|shared memory|/dev/shm|No space left on device: '/torch", re.IGNORECASE)
 _LEVERS = "lower data.batch_size (engine.accumulate=2 keeps what a step sees) or image_size"
 _DEAD_WORKER = re.compile(
@@ -59,10 +63,15 @@ def told_in_words(where: Circumstances) -> Iterator[None]:
         raise RunError(said + kept(where.run_folder), code=said.code) from error
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was used up, of the device or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
 def explanation(error: BaseException, where: Circumstances) -> CodedLine | None:
     """The line for an error of torch, Python or the system; None for one that is not known."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_MEMORY.search(text):
+    if is_out_of_memory(error):
         said = f"out of memory on {where.device}{_peak(where.device)} with {_batch(where)}; {where.levers}"
         return CodedLine(said, "out-of-memory")
     dead = _DEAD_WORKER.search(text)

@@ -259,11 +259,14 @@ class _LossSums:
         return means
 
     def state(self) -> dict[str, Any]:
-        return {"names": list(self.names), "sums": self.sums, "steps": self.steps}
+        return {"names": list(self.names), "sums": self.processes.gathered(self.sums.cpu()), "steps": self.steps}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.names = list(state["names"])
-        self.sums, self.steps = state["sums"].to(self.device), state["steps"].to(self.device)
+        told = state["sums"] if isinstance(state["sums"], list) else [state["sums"]]  # once the first process's alone
+        own = told[self.processes.rank :: self.processes.world]  # those of processes that are no more, too
+        self.sums = sum((sums.to(self.device) for sums in own), torch.zeros((), device=self.device))
+        self.steps = state["steps"].to(self.device)
 
 
 class _FiniteGuard:

@@ -50,7 +50,7 @@ class _Sign:
 
     number: rises with each sign. meetings: how many times it has come to a collective. since: seconds that have passed
     since it last did. place, pid: where it runs, and as which process. error: the `Ending` that it knows of first.
-    heard: it knows that the processes end. done: it has left.
+    heard: it knows that the processes end, and whether it has to say so. done: it has left.
     """
 
     place: str
@@ -128,22 +128,33 @@ class Watch:
         """Tell the others that this process ends with an error; whether the first process will say so."""
         ending = Ending(f"process {self.rank}: {message}", code, speaker=0, fault=fault)
         with contextlib.suppress(RuntimeError):
-            self._tell(error=astuple(ending), heard=True)
+            self._tell(error=astuple(ending))
         self._ends(ending, 2 * self.grace)
         self.until_heard()
+        with contextlib.suppress(RuntimeError):
+            self._tell(heard=True)
         first = self._signs.get(0)
-        return first is not None and first.heard and not first.done
+        return first is not None and (first.heard or first.error is not None) and not first.done
 
     def until_heard(self) -> None:
-        """Come back when all know that the processes end, or after the grace: one may hold the store for all."""
+        """Come back when all know that the processes end, or after the grace.
+
+        The first process may hold the store: whoever told an error has to read in it that the first one will say it,
+        and says it a second time where the store is gone before.
+        """
         deadline = time.monotonic() + self.grace
         self._listens = True
         while time.monotonic() < deadline and not self._store_is_gone:
             signs = list(self._signs.values())
-            if len(signs) == len(self._others) and all(sign.heard or sign.done or _gone(sign) for sign in signs):
+            if len(signs) == len(self._others) and all(self._needs_no_more(sign) for sign in signs):
                 break
             time.sleep(self.period / 4)
         self._listens = False
+
+    def _needs_no_more(self, sign: _Sign) -> bool:
+        """Whether a process may be left alone; two that told an error each do not wait for each other."""
+        knows = sign.heard or (self.rank != 0 and sign.error is not None)
+        return knows or sign.done or _gone(sign)
 
     def cause(self) -> Ending | None:
         """Of a collective that failed, why; None where nobody knows within the grace."""
