@@ -186,6 +186,16 @@ def test_more_shapes_than_may_be_recorded_are_decoded_without(model, host_graphs
     assert set(graphs.recorded.by_shape) == {IMAGES.shape}
 
 
+def test_of_many_images_the_network_alone_is_recorded(model, host_graphs, monkeypatch):
+    monkeypatch.setattr(acceleration, "_MOST_IMAGES", 1)
+    graphs = DecodedGraphs(model.outputs, dict(model.named_heads()), larger=Graphs(model.outputs))
+    for images in (IMAGES, IMAGES[:1]):
+        sizes = SIZES[: len(images)]
+        decoded_alike(model.decoded(images, sizes), whole(graphs, images, sizes))
+    assert set(graphs.recorded.by_shape) == {(1, 3, 64, 64)}
+    assert set(graphs.larger.recorded.by_shape) == {(2, 3, 64, 64)}
+
+
 @pytest.mark.gpu
 def test_graphs_give_what_the_model_gives(model):
     model = copy.deepcopy(model).cuda()

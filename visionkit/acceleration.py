@@ -22,6 +22,9 @@ Outputs = Callable[[Tensor, Tensor], dict[str, RawOutput]]
 """(B, C, H, W) images and (B, 2) sizes -> raw tensors by head, as `VisionModel.outputs`."""
 _MOST_SHAPES = 8
 """Shapes of batches that have a graph; others are computed without."""
+_MOST_IMAGES = 4
+"""Of a batch whose decoding is recorded. Of more images the device is busy longer than the host launches, and
+suppression that looks whether it is done takes fewer rounds."""
 
 
 def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = False) -> VisionModel:
@@ -64,7 +67,7 @@ def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = 
     heads = dict(faster.named_heads())
     # Whether a head of somebody's own waits for the device while it decodes is not known: then none is recorded.
     if device.type == "cuda" and all(type(head).__module__.startswith("visionkit.") for head in heads.values()):
-        faster.start_decoded = DecodedGraphs(fused, heads)  # type: ignore[method-assign]
+        faster.start_decoded = DecodedGraphs(fused, heads, larger=faster.outputs)  # type: ignore[method-assign]
     return faster
 
 
@@ -106,18 +109,19 @@ class DecodedGraphs:
 
     Args:
         outputs, heads: they must not wait for the device, suppression excepted.
+        larger: `outputs` of more images than have their decoding recorded; None: the same.
     """
 
-    def __init__(self, outputs: Outputs, heads: Mapping[str, Head]) -> None:
-        self.outputs, self.heads = outputs, heads
+    def __init__(self, outputs: Outputs, heads: Mapping[str, Head], *, larger: Outputs | None = None) -> None:
+        self.outputs, self.heads, self.larger = outputs, heads, larger or outputs
         self.recorded = _Recordings(self._unwatched)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Decoded], Corrected]:
         """(B, C, H, W) images, (B, 2) sizes -> decoded tensors by head, and what corrects them before the next call."""
-        made = self.recorded(images, sizes)
+        made = self.recorded(images, sizes) if len(images) <= _MOST_IMAGES else None
         if made is None:
-            raw = self.outputs(images, sizes)
+            raw = self.larger(images, sizes)
             return {name: head.decode(raw[name], sizes) for name, head in self.heads.items()}, dict
         arrived = start_host_arrays({"again": made["again"].clone()})
 

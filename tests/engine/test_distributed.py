@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from visionkit import cli
+from visionkit.engine import trainer, training_run
 from visionkit.engine.distributed import Processes
 from visionkit.engine.trainer import Trainer
+from visionkit.model import VisionModel
 
 TINY = (
     "image_size=64", "model.width=0.25", "device=cpu", "data.workers=0", "engine.precision=fp32", "engine.epochs=1",
@@ -40,6 +43,15 @@ def train_without_statistics(*typed: str) -> int:
         return train(*typed)
 
 
+def train_as_with_graphs(*typed: str) -> int:
+    """Without the graphs, which need a GPU: channels last, gradients exchanged when all of them are there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_run, "can_record", lambda *given: True)
+        patch.setattr(trainer, "TrainingGraphs", lambda model: functools.partial(VisionModel.network, model))
+        patch.setattr(Processes, "exchanging", None)
+        return train_without_statistics(*typed, "engine.channels_last=true")
+
+
 def lines(folder: str) -> list[dict]:
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
@@ -56,9 +68,10 @@ def assert_alike(one: str, other: str) -> None:
         )
 
 
-def test_two_processes_learn_what_one_does_from_batches_twice_as_large(ranks, runs):
+@pytest.mark.parametrize("train_both", [train_without_statistics, train_as_with_graphs])
+def test_two_processes_learn_what_one_does_from_batches_twice_as_large(ranks, runs, train_both):
     """Every head, rows that know some of the labels, mosaics, learned weights of the losses, mixed accumulation."""
-    both = ranks(2, train_without_statistics, *ALL, "run_dir=two", "data.batch_size=1", "engine.accumulate=2")
+    both = ranks(2, train_both, *ALL, "run_dir=two", "data.batch_size=1", "engine.accumulate=2")
     assert train_without_statistics(*ALL, "run_dir=one", "data.batch_size=4") == 0
     assert both.wait() == [0, 0], both.said()
     assert_alike("one", "two")
@@ -86,10 +99,10 @@ def train_and_tell(file: str, *typed: str) -> int:
         network.register_comm_hook(None, lambda state, bucket: (exchanges.append(1), allreduce_hook(None, bucket))[1])
         return network
 
-    def trained(trainer):
-        training(trainer)
-        weights = [float(value.detach().double().sum()) for value in trainer.model.parameters()]
-        told = {"exchanges": len(exchanges), "steps": trainer.step, "weights": weights}
+    def trained(loop):
+        training(loop)
+        weights = [float(value.detach().double().sum()) for value in loop.model.parameters()]
+        told = {"exchanges": len(exchanges), "steps": loop.step, "weights": weights}
         Path(f"{file}-{os.environ['RANK']}").write_text(json.dumps(told))
 
     with pytest.MonkeyPatch.context() as patch:

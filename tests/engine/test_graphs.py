@@ -117,7 +117,8 @@ class TestOnGPU:
     pytestmark = needs_gpu
 
     @pytest.mark.parametrize("accumulate", [1, 3])
-    def test_steps_are_the_same(self, accumulate):
+    def test_steps_are_the_same(self, accumulate, monkeypatch):
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         plain, replayed = model().to(CUDA), model().to(CUDA)
         replayed.network = TrainingGraphs(replayed)
         wanted, found = (learned(made, range(6), accumulate=accumulate) for made in (plain, replayed))

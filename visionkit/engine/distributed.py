@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, distributed, nn
 
 from visionkit.engine.interruption import Preempted
@@ -65,6 +66,33 @@ class Processes:
         self._come()
         distributed.broadcast_object_list(values)
         return values[0]
+
+    def share_parameters(self, module: nn.Module) -> None:
+        """Give every process the first one's parameters."""
+        if self.world > 1:
+            self._come()
+            for parameter in module.parameters():
+                distributed.broadcast(parameter.detach(), 0)
+
+    def take_mean_gradients(self, module: nn.Module) -> None:
+        """Put the mean over the processes into the gradient of each parameter that requires one, in one exchange.
+
+        For gradients that come all at once; where they come one after the other, `exchanging` sends them meanwhile.
+        """
+        if self.world == 1:
+            return
+        gradients = []
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(_as_stored(parameter.grad))
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        self._come()
+        distributed.all_reduce(flat)
+        flat /= self.world
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process the first one's buffers: each has seen other images, and keeps statistics of its own.
@@ -181,6 +209,12 @@ class Processes:
 
 ALONE = Processes()
 """A run of one process."""
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """The tensor with its dimensions in the order of its memory, so that it can be sent without being laid out anew."""
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return tensor.permute(0, 2, 3, 1) if last else tensor
 
 
 def _lost_connection(error: BaseException) -> bool:

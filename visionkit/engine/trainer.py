@@ -54,7 +54,8 @@ class Trainer:
         interruption: asked after each step whether the run is to end.
         fault: what is to go wrong, where somebody wants to see it (`debug.fault`).
         freezing: what of the backbone is held still, and until when; None: nothing.
-        graphs: replay the network as a CUDA graph (`visionkit.engine.graphs`).
+        graphs: replay the network as a CUDA graph (`visionkit.engine.graphs`); then gradients come all at once, and
+            are exchanged so.
         step: optimizer steps behind us.
     """
 
@@ -130,10 +131,7 @@ class Trainer:
             # -------------------------------------------------------------------------------- forward, backward, step
             thawed = self.freezing is not None and self.freezing.apply(self.step / self.steps_per_epoch)
             if thawed or self._network is None:
-                if self.graphs:
-                    # The instance's own attribute wins over the class's method.
-                    self.model.network = TrainingGraphs(self.model)  # type: ignore[method-assign]
-                self._network = self.processes.exchanging(self.model)
+                self._network = self._prepared()
             factor = self.schedule.factor(self.step)
             groups = self.optimizer.param_groups
             for group in groups:
@@ -145,9 +143,11 @@ class Trainer:
                     with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                         micro = self._network(batch.images, replace(batch.targets, totals=totals))
                     micro = self.fault.on_losses(self.step + 1, micro)
-                    # DDP takes the mean of the processes' gradients; the totals make their sum what is wanted.
+                    # What is taken is the mean of the processes' gradients; the totals make their sum what is wanted.
                     self.scaler.scale(micro["total"] * self.processes.world).backward()  # type: ignore[no-untyped-call]
                 losses = {name: losses.get(name, 0.0) + value.detach() for name, value in micro.items()}
+            if self.graphs:
+                self.processes.take_mean_gradients(self.model)
             self.scaler.unscale_(self.optimizer)
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
             image_ids = [image_id for batch in micro_batches for image_id in batch.image_ids]
@@ -182,6 +182,15 @@ class Trainer:
                 self.tracker.training_resumes()
             if self._guard.asked_to_end and not last:
                 self._end_early()
+
+    def _prepared(self) -> nn.Module:
+        """What gives the losses, and, unless graphs do it, exchanges gradients while they come."""
+        if not self.graphs:
+            return self.processes.exchanging(self.model)
+        # The instance's own attribute wins over the class's method.
+        self.model.network = TrainingGraphs(self.model)  # type: ignore[method-assign]
+        self.processes.share_parameters(self.model)
+        return self.model
 
     def _end_early(self) -> None:
         self._guard.settle()
