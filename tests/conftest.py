@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from visionkit import cli
+from visionkit.engine import judging, training_run
 from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.engine.trainer import Trainer
 
@@ -21,6 +22,12 @@ TINY = (
     "engine.evaluate_every=1", "engine.log_steps=2", "engine.ema={decay: 0.9, warmup: 5}", "optim.lr=0.002",
     "augment.mosaic.p=0.0", "augment.transforms=[{HorizontalFlip: {p: 0.5}}]",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def first_gradient():
+    """Where a model is exported before the first gradient, that one starts threads, which `in_child` cannot fork."""
+    torch.ones(1, requires_grad=True).backward()
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +47,20 @@ def scene_cache(tmp_path_factory):
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch, scene_cache, one_thread):
+def with_report():
+    """For tests of the page."""
+
+
+@pytest.fixture
+def no_report(request, monkeypatch):
+    """Runs draw no page of pictures, which takes longer than all the rest of a tiny run, unless with_report asks."""
+    if "with_report" not in request.fixturenames:
+        for module in (judging, training_run):
+            monkeypatch.setattr(module, "write_result_report", lambda *given: None)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch, scene_cache, one_thread, no_report):
     """An empty folder to run in, with one thread and a cache of drawn scenes; returns the folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VISIONKIT_CACHE", str(scene_cache))

@@ -132,7 +132,7 @@ def test_every_layer_is_one_of_the_plain_network():
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_every_block_runs_and_the_pictures_come_of_it(runs, capsys, monkeypatch):
+def test_every_block_runs_and_the_pictures_come_of_it(runs, capsys, monkeypatch, with_report):
     report = training_run.write_result_report
     shown = {str(Path(source).parent.parent) for source in SOURCES.values()}
     monkeypatch.setattr(

@@ -46,7 +46,7 @@ def train(batches):
 
 def test_a_backbone_a_neck_and_a_head_train_in_ten_lines():
     torch.manual_seed(0)
-    backbone, neck, head = (part.eval() for part in train(batch() for _ in range(60)))
+    backbone, neck, head = (part.eval() for part in train(batch() for _ in range(90)))
     images, boxes, _ = batch(16)
     sizes = torch.tensor([[64, 64]] * 16)
     with torch.no_grad():

@@ -10,7 +10,6 @@ import pytest
 from visionkit import cli
 from visionkit.build import build_metrics, build_model
 from visionkit.config import compose
-from visionkit.engine import judging, training_run
 from visionkit.errors import CheckpointError, ConfigError
 
 PART = """
@@ -90,9 +89,7 @@ def test_an_argument_that_is_wrong_is_told(mine):
         compose("train", [f"head.detection._target_={mine}.Part", "head.detection.scroe=0.1"])
 
 
-def test_a_metric_of_ones_own_judges_a_run_and_its_checkpoint(train, mine, runs, capsys, monkeypatch):
-    for module in (training_run, judging):
-        monkeypatch.setattr(module, "write_result_report", lambda *given, **named: None)
+def test_a_metric_of_ones_own_judges_a_run_and_its_checkpoint(train, mine, runs, capsys):
     own = f"metric.detection._target_={mine}.Part"
     assert train("task=detect", own, "metric.detection.score=0.0", "run_dir=a", "data.reader.count.test=5") == 0
     numbers = json.loads((runs / "a" / "metrics.json").read_text())

@@ -24,7 +24,7 @@ def numbers(folder: str) -> dict:
     return json.loads((Path(folder) / "metrics.json").read_text())
 
 
-def test_a_plain_network_trains_is_judged_and_rebuilt_from_its_checkpoint(train, runs):
+def test_a_plain_network_trains_is_judged_and_rebuilt_from_its_checkpoint(train, runs, with_report):
     assert train(*PLAIN, "run_dir=a", "metrics=[f1,top1]") == 0
     found = numbers("a")
     assert [name for name in found if "/" in name] == ["classification/f1", "classification/top1"]

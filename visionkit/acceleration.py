@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from visionkit.errors import UserError, did_you_mean
-from visionkit.interfaces import Head
-from visionkit.model import Corrected, VisionModel
-from visionkit.ops.boxes import unwatched
-from visionkit.ops.transfer import start_host_arrays
-from visionkit.structures import Decoded, RawOutput
+from visionkit.model import VisionModel
+from visionkit.structures import RawOutput
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Outputs = Callable[[Tensor, Tensor], dict[str, RawOutput]]
 """(B, C, H, W) images and (B, 2) sizes -> raw tensors by head, as `VisionModel.outputs`."""
 _MOST_SHAPES = 8
 """Shapes of batches that have a graph; others are computed without."""
-_MOST_IMAGES = 4
-"""Of a batch whose decoding is recorded. Of more images the device is busy longer than the host launches, and
-suppression that looks whether it is done takes fewer rounds."""
 
 
 def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = False) -> VisionModel:
@@ -62,12 +55,8 @@ def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = 
             return network(images, sizes)
 
     fused: Outputs = torch.compile(outputs, dynamic=False) if compile else outputs
-    # The instance's own attributes win over the class's methods.
+    # The instance's own attribute wins over the class's method.
     faster.outputs = Graphs(fused) if device.type == "cuda" else fused  # type: ignore[assignment, method-assign]
-    heads = dict(faster.named_heads())
-    # Whether a head of somebody's own waits for the device while it decodes is not known: then none is recorded.
-    if device.type == "cuda" and all(type(head).__module__.startswith("visionkit.") for head in heads.values()):
-        faster.start_decoded = DecodedGraphs(fused, heads, larger=faster.outputs)  # type: ignore[method-assign]
     return faster
 
 
@@ -91,98 +80,36 @@ class Graphs:
 
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
-        self.recorded = _Recordings(outputs)
+        self.recorded: dict[torch.Size, _Recorded] = {}
 
     def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, RawOutput]:
-        raw = self.recorded(images, sizes)
-        if raw is None:
-            return self.outputs(images, sizes)
-        given: dict[str, RawOutput] = _cloned(raw)
-        return given
-
-
-class DecodedGraphs:
-    """`outputs` and what the heads decode from them in one CUDA graph a shape: `VisionModel.start_decoded`.
-
-    Suppression is recorded without its looks at whether it is done (`visionkit.ops.boxes.unwatched`). The host looks
-    once, at all heads together, when it has asked for all else; a head that was not done, which is rare, decodes again.
-
-    Args:
-        outputs, heads: they must not wait for the device, suppression excepted.
-        larger: `outputs` of more images than have their decoding recorded; None: the same.
-    """
-
-    def __init__(self, outputs: Outputs, heads: Mapping[str, Head], *, larger: Outputs | None = None) -> None:
-        self.outputs, self.heads, self.larger = outputs, heads, larger or outputs
-        self.recorded = _Recordings(self._unwatched)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Decoded], Corrected]:
-        """(B, C, H, W) images, (B, 2) sizes -> decoded tensors by head, and what corrects them before the next call."""
-        made = self.recorded(images, sizes) if len(images) <= _MOST_IMAGES else None
-        if made is None:
-            raw = self.larger(images, sizes)
-            return {name: head.decode(raw[name], sizes) for name, head in self.heads.items()}, dict
-        arrived = start_host_arrays({"again": made["again"].clone()})
-
-        def corrected() -> dict[str, Decoded]:
-            again = zip(made["looked"], arrived()["again"], strict=True)
-            anew: dict[str, Decoded] = _cloned(
-                {name: self.heads[name].decode(made["raw"][name], sizes) for name, unsettled in again if unsettled}
-            )
-            return anew
-
-        return _cloned(made["decoded"]), corrected
-
-    def _unwatched(self, images: Tensor, sizes: Tensor) -> dict[str, Any]:
-        """raw and decoded tensors by head; looked: the heads that suppress; again (n,) bool: must they decode anew?"""
-        raw = self.outputs(images, sizes)
-        decoded, again = {}, {}
-        for name, head in self.heads.items():
-            with unwatched() as looks:
-                decoded[name] = head.decode(raw[name], sizes)
-            if looks:
-                again[name] = torch.stack(looks).any()
-        told = torch.stack([*again.values()]) if again else sizes.new_zeros(0)
-        return {"raw": raw, "decoded": decoded, "looked": tuple(again), "again": told}
-
-
-class _Recordings:
-    """By shape of the images a function as a CUDA graph; what it gives lies where the next replay writes."""
-
-    def __init__(self, function: Callable[[Tensor, Tensor], Any]) -> None:
-        self.function = function
-        self.by_shape: dict[torch.Size, _Recorded] = {}
-
-    def __call__(self, images: Tensor, sizes: Tensor) -> Any | None:
-        """What the function gives, or None: there are as many graphs as may be."""
         shape = images.shape
-        if shape not in self.by_shape:
-            if len(self.by_shape) == _MOST_SHAPES:
-                return None
-            self.by_shape[shape] = _Recorded(self.function, images, sizes)
-        return self.by_shape[shape](images, sizes)
+        if shape not in self.recorded:
+            if len(self.recorded) == _MOST_SHAPES:
+                return self.outputs(images, sizes)
+            self.recorded[shape] = _Recorded(self.outputs, images, sizes)
+        return self.recorded[shape](images, sizes)
 
 
 class _Recorded:
-    def __init__(self, function: Callable[[Tensor, Tensor], Any], images: Tensor, sizes: Tensor) -> None:
+    def __init__(self, outputs: Outputs, images: Tensor, sizes: Tensor) -> None:
         self.images, self.sizes = images.clone(), sizes.clone()
         beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(beside):  # what only a first call makes must not be part of the graph
             for _ in range(3):
-                function(self.images, self.sizes)
+                outputs(self.images, self.sizes)
         torch.cuda.current_stream(images.device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may be sending the next images meanwhile.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.given = function(self.images, self.sizes)
+            self.raw = outputs(self.images, self.sizes)
 
-    def __call__(self, images: Tensor, sizes: Tensor) -> Any:
+    def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, RawOutput]:
         self.images.copy_(images)
         self.sizes.copy_(sizes)
         self.graph.replay()
-        return self.given
+        return {head: _cloned(raw) for head, raw in self.raw.items()}  # the next replay writes into the same memory
 
 
 def _to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
@@ -190,6 +117,5 @@ def _to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _cloned(given: Any) -> Any:
-    """The same in memory of its own: the next replay writes into what was given."""
-    return given.clone() if isinstance(given, Tensor) else {name: _cloned(value) for name, value in given.items()}
+def _cloned(raw: RawOutput) -> RawOutput:
+    return raw.clone() if isinstance(raw, Tensor) else {name: value.clone() for name, value in raw.items()}

@@ -17,8 +17,6 @@ from visionkit.predictions import Prediction
 from visionkit.preprocess import Preprocess
 from visionkit.structures import Decoded, Features, Geometry, RawOutput, Targets
 
-Corrected = Callable[[], dict[str, Decoded]]
-"""Waits for the device, and gives what certain heads decode instead of what was given before."""
 Learned = tuple[Features, dict[str, dict[str, Tensor]]]
 """What the losses read of the network: its levels, and by head what `learned` gives, of heads that have it."""
 
@@ -200,13 +198,8 @@ class VisionModel(nn.Module):
 
         images, sizes: see `predict`.
         """
-        decoded, corrected = self.start_decoded(images, sizes)
-        return {**decoded, **corrected()}
-
-    def start_decoded(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Decoded], Corrected]:
-        """As `decoded`, and what says of which heads it was not right: never here, seldom of `accelerated` models."""
         raw = self.outputs(images, sizes)
-        return {name: head.decode(raw[name], sizes) for name, head in self.named_heads()}, dict
+        return {name: head.decode(raw[name], sizes) for name, head in self.named_heads()}
 
     @torch.inference_mode()
     def predict(self, images: Tensor, sizes: Tensor, geometries: Sequence[Geometry]) -> list[dict[str, Prediction]]:
@@ -219,14 +212,13 @@ class VisionModel(nn.Module):
         """
         if self.training:
             raise RuntimeError("VisionModel.predict: call model.eval() first, or BatchNorm uses the batch's statistics")
-        decoded, corrected = self.start_decoded(images, sizes)
+        decoded = self.decoded(images, sizes)
         # All are asked for before any is waited for: while the device works for one head, another's tensors are copied
         # and a third's predictions made. Maps take it longest, and so come last.
         asked = {
             name: _started(head, decoded[name], geometries)
             for name, head in sorted(self.named_heads(), key=lambda named: "logits" in decoded[named[0]])
         }
-        asked |= {name: _started(self._head(name), anew, geometries) for name, anew in corrected().items()}
         finished = {name: predictions() for name, predictions in asked.items()}
         predictions = [{name: finished[name][i] for name in self.heads} for i in range(len(geometries))]
         for prediction in predictions:
@@ -241,9 +233,6 @@ class VisionModel(nn.Module):
             name: torch.stack([counts[field] / targets.total(field) for field in sorted(head.needs)]).amax()
             for name, head in self.named_heads()
         }
-
-    def _head(self, name: str) -> Head:
-        return cast(Head, self.heads[name])
 
     def named_heads(self) -> Iterable[tuple[str, Head]]:
         """The heads by name, as what they are."""

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from visionkit.data.readers import Shapes
-from visionkit.engine import judging, training_run
 
 SIZE = (48, 64)
 
@@ -77,10 +76,3 @@ def desk(runs, finished):
         picture(runs / name, seed)
     (runs / "FILE.jpg").rename(runs / "FILE")
     return runs
-
-
-@pytest.fixture
-def no_reports(monkeypatch):
-    """Runs that draw no report, which takes longer than all else of so short a run."""
-    for module in (training_run, judging):
-        monkeypatch.setattr(module, "write_result_report", lambda *given, **named: None)

@@ -95,7 +95,7 @@ def of_task(request):
     return runpy.run_path(str(Path(__file__).parent / "conftest.py"))["of_task"]
 
 
-def test_the_readme(desk, no_reports, of_task):
+def test_the_readme(desk, of_task):
     shutil.rmtree(desk / "runs" / "mine")  # the page makes its own
     assert played(PARSER.blocks_of("README.md"), desk, {"batches": []}, of_task) >= 6
     assert (desk / "drawn-by-onnx" / "predictions.json").is_file()
@@ -119,7 +119,7 @@ def test_the_library(desk, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", LONG)
-def test_the_longer_pages(page, desk, no_reports, of_task):
+def test_the_longer_pages(page, desk, of_task):
     if page == "docs/deployment.md":
         (desk / "runs" / "detect").mkdir()
         (desk / "runs" / "detect" / "latest").symlink_to("../mine")
@@ -160,7 +160,7 @@ def written(folder, blocks, picture):
 
 
 @pytest.mark.parametrize("section", FORMATS)
-def test_each_format_is_read_recognised_and_trained_on(section, runs, no_reports, capsys):
+def test_each_format_is_read_recognised_and_trained_on(section, runs, capsys):
     picture = runpy.run_path(str(Path(__file__).parent / "conftest.py"))["picture"]
     blocks = [block for block in PARSER.blocks_of("docs/data.md") if block.section == section]
     written(runs / "DIR", blocks, picture)
@@ -191,7 +191,7 @@ PARTS = ["A backbone", "A head", "A reader", "A metric"]
 
 
 @pytest.mark.parametrize("section", PARTS)
-def test_parts_of_ones_own(section, runs, no_reports, monkeypatch):
+def test_parts_of_ones_own(section, runs, monkeypatch):
     picture = runpy.run_path(str(Path(__file__).parent / "conftest.py"))["picture"]
     blocks = [block for block in PARSER.blocks_of("docs/extending.md") if block.section == section]
     written(runs / "DIR", [block for block in blocks if block.language == "text"], picture)
@@ -207,7 +207,7 @@ def test_parts_of_ones_own(section, runs, no_reports, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_a_checkpoint_of_ones_own_parts_is_refused_unless_allowed(runs, no_reports, monkeypatch, capsys):
+def test_a_checkpoint_of_ones_own_parts_is_refused_unless_allowed(runs, monkeypatch, capsys):
     blocks = [block for block in PARSER.blocks_of("docs/extending.md") if block.section == "A backbone"]
     written(runs, [block for block in blocks if block.language == "python"], None)
     monkeypatch.syspath_prepend(str(runs))

@@ -22,17 +22,9 @@ _IMPORTED = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def with_report():
-    """For tests of the page."""
-
-
 @pytest.fixture(autouse=True)
-def no_report(request, monkeypatch):
-    """It takes longer than all the rest of a tiny run."""
-    if "with_report" not in request.fixturenames:
-        for module in (judging, training_run):
-            monkeypatch.setattr(module, "write_result_report", lambda *given: None)
+def never_a_report(no_report):
+    """Also where a test has no `runs`."""
 
 
 class Ranks:

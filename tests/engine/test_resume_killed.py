@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import TINY
+from visionkit.config import compose
 from visionkit.engine import checkpoint_saving, run, training_run
 from visionkit.engine.trainer import Trainer
 
@@ -116,7 +118,7 @@ def test_a_run_that_was_killed_again_and_again_equals_an_uninterrupted_one(
     train, runs, in_child, killed_by, assert_equal_runs, name
 ):
     typed, deaths = DEATHS[name]
-
+    compose("train", [*TINY, *typed])  # the files are read once, not in every child
     assert in_child(lambda: train(*typed, "run_dir=whole"), Path("log")) == 0, Path("log").read_text()
     steps = [0]
     for where, plan in [*deaths.items(), ("", tuple)]:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import visionkit
+from tests.export.conftest import build
 from visionkit.errors import CheckpointError
+from visionkit.export import export_model
 
 
 class Touch:
@@ -22,13 +24,21 @@ class Touch:
         return Path.touch, (self.path,)
 
 
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A small one, for what is refused is refused before torch reads it."""
+    file = tmp_path_factory.mktemp("package") / "model.pt2"
+    export_model(build("semantic"), file, images={}, format="torch")
+    return file
+
+
 @pytest.fixture
-def changed(files, tmp_path):
+def changed(package, tmp_path):
     """changed("models/model.json", change): the package with one part changed."""
 
     def make(part, change):
         file = tmp_path / "changed.pt2"
-        with zipfile.ZipFile(files["torch"]) as old, zipfile.ZipFile(file, "w") as new:
+        with zipfile.ZipFile(package) as old, zipfile.ZipFile(file, "w") as new:
             for info in old.infolist():
                 content = old.read(info.filename)
                 new.writestr(info.filename, change(content) if info.filename.endswith(part) else content)

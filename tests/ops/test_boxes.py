@@ -174,23 +174,6 @@ def test_duplicates_empty_boxes_and_overlaps_of_just_the_threshold(suppress):
         assert suppress(torch.zeros(*shape, 4), nothing, nothing.bool(), 0.5).shape == shape
 
 
-def test_unwatched_suppression_says_whether_it_was_done():
-    count = 700  # a chain through two blocks: a box's fate hangs on all better ones, two rounds settle two boxes
-    left = torch.arange(count) * 5.0
-    boxes = torch.stack([left, torch.zeros(count), left + 10, torch.ones(count)], -1)[None]
-    alike, every = torch.zeros(1, count, dtype=torch.int64), torch.ones(1, count, dtype=torch.bool)
-    with box_ops.unwatched() as looks:
-        box_ops.non_maximum_suppression(boxes, alike, every, 0.3)
-    assert [bool(changed) for changed in looks] == [True, True]
-    few = torch.arange(count)[None] % 100 < 6  # chains of six
-    with box_ops.unwatched() as looks:
-        kept = box_ops.non_maximum_suppression(boxes, alike, few, 0.3, 20)
-    assert [bool(changed) for changed in looks] == [False, False]
-    assert torch.equal(kept, box_ops.non_maximum_suppression(boxes, alike, few, 0.3, 20))
-    assert kept.sum() == 20
-    assert len(looks) == 2  # of what came after it knows nothing
-
-
 @BOTH
 def test_the_number_of_a_class_does_not_change_what_is_suppressed(suppress):
     # IoU 0.5 + 6e-5 against a threshold of 0.5: shifting by a large class number in float32 would round it away.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torchvision
@@ -17,10 +14,6 @@ _BLOCK = 512
 """Boxes of an image that are settled at a time, where those of all images are."""
 _ROUNDS = 8
 """Of suppression between two looks at whether it is done: a look makes the host wait, a round costs hardly more."""
-_UNWATCHED_ROUNDS = 12
-"""Of suppression that nobody looks at; eight were enough in every batch that was tried."""
-_looks: ContextVar[list[Tensor] | None] = ContextVar("_looks", default=None)
-"""Where `unwatched` suppression leaves its looks."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -104,24 +97,9 @@ def non_maximum_suppression(
 
         kept: Tensor = suppress(boxes, labels, candidates, threshold, labels.shape[1] if most is None else most)
         return kept
-    if boxes.device.type == "cuda" or _looks.get() is not None:
+    if boxes.device.type == "cuda":
         return suppressed_together(boxes, labels, candidates, threshold, most)
     return suppressed_in_turn(boxes.cpu(), labels.cpu(), candidates.cpu(), threshold, most).to(boxes.device)
-
-
-@contextmanager
-def unwatched() -> Iterator[list[Tensor]]:
-    """Within, suppression does not wait for the device, so that a CUDA graph can hold it.
-
-    It settles every block, in as many rounds as are nearly always enough. The list that is given takes scalar bool
-    tensors: once any of them is true, what was kept within is not what suppression keeps.
-    """
-    looks: list[Tensor] = []
-    before = _looks.set(looks)
-    try:
-        yield looks
-    finally:
-        _looks.reset(before)
 
 
 def suppressed_in_turn(
@@ -174,7 +152,7 @@ def _settled(boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float
     A box is kept if no better one that is kept overlaps it. Said over and over of all boxes of a block this settles
     them from the best down, and once it changes nothing it is what suppression in turn keeps.
     """
-    keep, looks = torch.zeros_like(candidates), _looks.get()
+    keep = torch.zeros_like(candidates)
     for first in range(0, labels.shape[1], _BLOCK):
         block = slice(first, first + _BLOCK)
         hit = _hit_by_better(boxes, labels, block, threshold)
@@ -182,15 +160,11 @@ def _settled(boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float
         within = hit[:, :, first:]
         state = 2
         while state >= 2:
-            for _ in range(_ROUNDS if looks is None else _UNWATCHED_ROUNDS):
+            for _ in range(_ROUNDS):
                 before, kept = kept, free > (within & kept[:, None]).any(2)
             keep[:, block] = kept
-            changed = (before != kept).any()
-            if looks is not None:
-                looks.append(changed)
-                break
             more = (keep.sum(1) < most) & candidates[:, block.stop :].any(1)
-            state = int(2 * changed + more.any())  # the host waits: so for both answers at once
+            state = int(2 * (before != kept).any() + more.any())  # the host waits: so for both answers at once
         if state == 0:
             break
     return keep & (keep.cumsum(1) <= most)
