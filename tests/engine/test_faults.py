@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,19 @@ def test_the_first_checkpoint_is_spared(signals):
 def test_an_evaluation_is_killed(signals):
     Fault("kill@evaluation").on_evaluation()
     assert signals == [(True, signal.SIGKILL)]
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs Linux")
+def test_a_worker_that_was_killed_is_left_for_torch_to_find(monkeypatch):
+    """Whose end was noted already is not found by torch's handler, and a run waits for its batch until the time-out."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [child])
+    Fault("worker@step", 3).before_step(3, 0)
+    ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    assert ended is not None
+    assert ended.si_status == signal.SIGKILL
+    child.join()
 
 
 def test_one_process_stops_before_its_second_step(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -113,6 +114,16 @@ def test_graphs_are_for_gpus_and_parts_that_are_known():
     assert can_record(True, own, CUDA)
 
 
+def test_evaluation_and_what_needs_no_gradient_are_not_replayed():
+    made = model()
+    made.network = TrainingGraphs(made)
+    images, _ = batch()
+    made.network.recorded[images.shape] = None  # to replay it would fail
+    with torch.no_grad():
+        assert made.network(images)[1].keys() == {"instance"}
+    assert made.eval().network(images)[1].keys() == {"instance"}
+
+
 class TestOnGPU:
     pytestmark = needs_gpu
 
@@ -162,9 +173,32 @@ class TestOnGPU:
         with torch.inference_mode():
             torch.testing.assert_close(made.eval().outputs(images, sizes), plain.outputs(images, sizes))
 
-    def test_what_waits_for_the_device_is_launched(self):
+    def test_old_graphs_go_although_somebody_holds_a_loss(self):
+        made = model().to(CUDA)
+        made.network = TrainingGraphs(made)
+        losses = made(*to_gpu(batch()))
+        losses["total"].backward()
+        (recorded,) = made.network.recorded.values()
+        old = weakref.ref(recorded)
+        del recorded
+        made.network = TrainingGraphs(made)
+        assert old() is None
+
+    def test_what_is_recorded_warns_of_nothing(self, recwarn):
+        made = model()
+        made.heads.pop("instance")
+        made.neck = None
+        made.backbone.requires_grad_(False)
+        made.to(CUDA).network = TrainingGraphs(made)
+        assert all(torch.isfinite(torch.tensor(learned(made, range(2)))))
+        assert made.network.recorded
+        assert not [one for one in recwarn if "CUDA Graph" in str(one.message) or "Synchron" in str(one.message)]
+
+    def test_what_waits_for_the_device_is_launched(self, caplog):
+        caplog.set_level("INFO")
         made = model(backbone=Own(waits=True)).to(CUDA)
         made.network = TrainingGraphs(made)
         assert all(torch.isfinite(torch.tensor(learned(made, range(2)))))
         assert not made.network.recorded
         assert "synchronizing" in made.network.refused
+        assert caplog.text.count("no CUDA graph of it is made (engine.cuda_graphs)") == 1

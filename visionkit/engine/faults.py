@@ -51,8 +51,10 @@ class Fault:
             os.kill(os.getpid(), signal.SIGTERM)
         if self.kind == "worker@step":
             for child in multiprocessing.active_children()[:1]:
-                os.kill(child.pid or 0, signal.SIGKILL)
-                child.join()
+                pid = child.pid or 0
+                os.kill(pid, signal.SIGKILL)
+                if hasattr(os, "waitid"):  # it ends in this step, but `join` might hide its end from torch's handler
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     def on_losses(self, step: int, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The losses of step number `step`, as they should come."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,9 +14,12 @@ from torch.utils import _pytree as trees
 
 from visionkit.model import Learned, VisionModel
 
+LOGGER = logging.getLogger("visionkit")
 _MOST_SHAPES = 4
 """Shapes of batches that have a graph; others are computed without."""
 _WARM_UP = 3
+_NO_NEWS = "Synchronization debug mode is a prototype|The CUDA Graph is empty"
+"""That torch looks for waiting, and that nothing is learned where all of the network is frozen."""
 _KNOWN = ("visionkit", "torch", "torchvision", "timm")
 """Packages none of whose parts does in Python what differs from step to step, which a graph would not repeat."""
 
@@ -47,16 +52,21 @@ class TrainingGraphs:
         self.refused: str | None = None
 
     def __call__(self, images: Tensor) -> Learned:
-        """(B, C, H, W) uint8 images on the device -> as `VisionModel.network`."""
+        """(B, C, H, W) uint8 images on the device -> as `VisionModel.network`; only training is recorded."""
+        if not self.model.training or not torch.is_grad_enabled():
+            return VisionModel.network(self.model, images)
         shape = images.shape
         if shape not in self.recorded:
-            if self.refused is not None or len(self.recorded) == _MOST_SHAPES or not torch.is_grad_enabled():
+            if self.refused is not None or len(self.recorded) == _MOST_SHAPES:
                 return VisionModel.network(self.model, images)
             try:
-                with _as_before(self.model, images.device):
+                with _as_before(self.model, images.device), warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", _NO_NEWS)
                     self.recorded[shape] = _Recorded(self.model, images)
             except _WaitsError as error:
                 self.refused = str(error)
+                why = f"the network waits for the GPU ({error})"
+                LOGGER.info(f"{why}, so no CUDA graph of it is made (engine.cuda_graphs)")
                 return VisionModel.network(self.model, images)
         return self.recorded[shape](images)
 
@@ -159,6 +169,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *asked: Tensor) -> tuple[Tensor | None, ...]:
         recorded: _Recorded = ctx.recorded
+        del ctx.recorded  # a loss that somebody still holds must not hold the graphs' memory
         torch._foreach_copy_(recorded.asked, list(asked))
         recorded.backward.replay()
         # Copies: the next replay writes into the same memory, which by then may be a parameter's sum of gradients.
@@ -173,6 +184,7 @@ def _as_before(model: nn.Module, device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.cuda.synchronize(device)  # what was begun on another stream, too
         with torch.no_grad():
             for buffer, value in zip(buffers, kept, strict=True):
                 buffer.copy_(value)

@@ -182,6 +182,7 @@ class Trainer:
                 self.tracker.training_resumes()
             if self._guard.asked_to_end and not last:
                 self._end_early()
+        self.model.__dict__.pop("network", None)  # graphs: what comes after training wants their memory
 
     def _prepared(self) -> nn.Module:
         """What gives the losses, and, unless graphs do it, exchanges gradients while they come."""
