@@ -392,10 +392,9 @@ def _xywh(boxes: np.ndarray) -> list[list[float]]:
 def _check(name: str, **arrays: tuple[np.ndarray, tuple[int | None, ...]]) -> None:
     """Refuse arrays of another shape; None stands for any length."""
     for field, (array, wanted) in arrays.items():
-        fits = array.shape == wanted or (
-            array.ndim == len(wanted)
-            and all(length in (None, given) for length, given in zip(wanted, array.shape, strict=True))
-        )
-        if not fits:
+        lengths = zip(wanted, array.shape, strict=False)
+        if array.shape != wanted and (
+            array.ndim != len(wanted) or any(length not in (None, given) for length, given in lengths)
+        ):
             shape = ", ".join("any" if length is None else str(length) for length in wanted)
             raise ValueError(f"{name}.{field}: the shape ({shape}) is wanted, not {array.shape} {array.dtype}")

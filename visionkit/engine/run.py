@@ -132,10 +132,7 @@ def _prepared(
     needs = label_fields(cfg.head.values())
     readers = {role: answered(first(reader, cfg.debug.images), cfg.data, needs) for role, reader in opened.items()}
     description = describe_model(cfg, readers["train"])
-    torch.manual_seed(cfg.seed)
-    if cfg.engine.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    torch.use_deterministic_algorithms(cfg.engine.deterministic, warn_only=True)
+    _begin_random_numbers(cfg.seed, deterministic=cfg.engine.deterministic)
     model, fates = begun_model(cfg, description, processes, device)
     stages = learning_stages(cfg, model)
     if cfg.data.batch_size == "auto":
@@ -177,6 +174,13 @@ def _prepared(
             LOGGER.warning(line)
 
     return run, model, beginning
+
+
+def _begin_random_numbers(seed: int, *, deterministic: bool) -> None:
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
 
 
 def _fitting_batch(

@@ -113,62 +113,17 @@ class Trainer:
         """
         self.model.train()
         while self.step < self.total_steps:
-            # ------------------------------------------------------------------------------------------------ batches
-            began = time.perf_counter()
-            self.processes.check()
-            self.fault.before_step(self.step + 1, self.processes.rank)
-            micro_batches = [next(self.batches) for _ in range(self.accumulate)]
-            self.tracker.waited(time.perf_counter() - began)
-            micro_batches = [batch.to(self.device) for batch in micro_batches]
-            if self.mix is not None:
-                first, world, rank = self.step * self.accumulate, self.processes.world, self.processes.rank
-                micro_batches = [
-                    self.mix(batch, (first + number) * world + rank) for number, batch in enumerate(micro_batches)
-                ]
-            # Losses are divided by what the whole step holds, so that accumulating, or more processes, change nothing.
-            totals = _totals(micro_batches, self.processes)
-
-            # -------------------------------------------------------------------------------- forward, backward, step
-            thawed = self.freezing is not None and self.freezing.apply(self.step / self.steps_per_epoch)
-            if thawed or self._network is None:
-                self._network = self._prepared()
-            factor = self.schedule.factor(self.step)
-            groups = self.optimizer.param_groups
-            for group in groups:
-                group["lr"] = group["initial_lr"] * factor
-            losses: dict[str, Tensor] = {}
-            self._guard.begin()
-            for number, batch in enumerate(micro_batches, 1):
-                with self._no_sync(number < len(micro_batches)):
-                    with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                        micro = self._network(batch.images, replace(batch.targets, totals=totals))
-                    micro = self.fault.on_losses(self.step + 1, micro)
-                    # What is taken is the mean of the processes' gradients; the totals make their sum what is wanted.
-                    self.scaler.scale(micro["total"] * self.processes.world).backward()  # type: ignore[no-untyped-call]
-                losses = {name: losses.get(name, 0.0) + value.detach() for name, value in micro.items()}
-            if self.graphs:
-                self.processes.take_mean_gradients(self.model)
-            self.scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
-            image_ids = [image_id for batch in micro_batches for image_id in batch.image_ids]
-            asked = self.interruption.reason is not None
-            fine = self._guard.check(
-                self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled(), asked=asked
-            )
-            if fine:
-                self.scaler.step(self.optimizer)
-                self.ema.update()
-            self.scaler.update()
-            self.optimizer.zero_grad(set_to_none=True)
+            micro_batches = self._fetched()
+            losses = self._stepped(micro_batches)
             self.step += 1
             self.tracker.trained(sum(len(batch.images) for batch in micro_batches) * self.processes.world)
             self.losses.add(losses, self._guard.bad)
 
-            # ----------------------------------------------------------------------------------- log, evaluate, save
             last = self.step == self.total_steps
             epoch_ends = self.step % self.steps_per_epoch == 0
             if self.step % self.log_steps == 0 or epoch_ends or last:
-                self.tracker.log_step(self.step, self.losses.means(), lr=max(group["lr"] for group in groups))
+                rate = max(group["lr"] for group in self.optimizer.param_groups)
+                self.tracker.log_step(self.step, self.losses.means(), lr=rate)
             if epoch_ends or last:
                 self._guard.settle()
                 self.tracker.training_pauses()
@@ -183,6 +138,57 @@ class Trainer:
             if self._guard.asked_to_end and not last:
                 self._end_early()
         self.model.__dict__.pop("network", None)  # graphs: what comes after training wants their memory
+
+    def _fetched(self) -> list[Batch]:
+        """The next step's micro-batches, on the device and mixed."""
+        began = time.perf_counter()
+        self.processes.check()
+        self.fault.before_step(self.step + 1, self.processes.rank)
+        micro_batches = [next(self.batches) for _ in range(self.accumulate)]
+        self.tracker.waited(time.perf_counter() - began)
+        micro_batches = [batch.to(self.device) for batch in micro_batches]
+        if self.mix is not None:
+            first, world, rank = self.step * self.accumulate, self.processes.world, self.processes.rank
+            micro_batches = [
+                self.mix(batch, (first + number) * world + rank) for number, batch in enumerate(micro_batches)
+            ]
+        return micro_batches
+
+    def _stepped(self, micro_batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Take one step of the optimizer, unless it is a bad one; the losses, detached."""
+        # Losses are divided by what the whole step holds, so that accumulating, or more processes, change nothing.
+        totals = _totals(micro_batches, self.processes)
+        thawed = self.freezing is not None and self.freezing.apply(self.step / self.steps_per_epoch)
+        if thawed or self._network is None:
+            self._network = self._prepared()
+        factor = self.schedule.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        losses: dict[str, Tensor] = {}
+        self._guard.begin()
+        for number, batch in enumerate(micro_batches, 1):
+            with self._no_sync(number < len(micro_batches)):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                    micro = self._network(batch.images, replace(batch.targets, totals=totals))
+                micro = self.fault.on_losses(self.step + 1, micro)
+                # What is taken is the mean of the processes' gradients; the totals make their sum what is wanted.
+                self.scaler.scale(micro["total"] * self.processes.world).backward()  # type: ignore[no-untyped-call]
+            losses = {name: losses.get(name, 0.0) + value.detach() for name, value in micro.items()}
+        if self.graphs:
+            self.processes.take_mean_gradients(self.model)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
+        image_ids = [image_id for batch in micro_batches for image_id in batch.image_ids]
+        asked = self.interruption.reason is not None
+        fine = self._guard.check(
+            self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled(), asked=asked
+        )
+        if fine:
+            self.scaler.step(self.optimizer)
+            self.ema.update()
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
 
     def _prepared(self) -> nn.Module:
         """What gives the losses, and, unless graphs do it, exchanges gradients while they come."""
