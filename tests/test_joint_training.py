@@ -11,6 +11,7 @@ import torch.multiprocessing
 from torch import nn
 
 from visionkit.backbones import CSP
+from visionkit.engine.distributed import Processes
 from visionkit.errors import ConfigError
 from visionkit.heads import DenseInstance, LinearClassification, SemanticSegmentation
 from visionkit.model import LossWeights, VisionModel
@@ -109,6 +110,10 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
         losses["total"].backward()
         gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
         found = {"losses": {name: float(value) for name, value in losses.items()}, "gradients": gradients}
+        plain = joint_model().to(memory_format=torch.channels_last if number else torch.contiguous_format)
+        plain(*taken(*mixed_batch(), shares[rank]))["total"].backward()
+        found["beside"] = Processes(rank, 2).take_mean_gradients(plain, torch.tensor([1.0, rank]))
+        found["at_once"] = {name: parameter.grad for name, parameter in plain.named_parameters()}
         torch.save(found, f"{folder}/{number}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -133,6 +138,8 @@ def test_two_processes_with_different_labels_neither_hang_nor_change_a_number(tw
     for name, parameter in model.named_parameters():
         # DDP gives the mean over ranks of gradients whose losses are divided by the whole step's totals.
         torch.testing.assert_close(2 * ranks[0]["gradients"][name], parameter.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(2 * ranks[1]["at_once"][name], parameter.grad, rtol=1e-3, atol=1e-5)
+    assert [rank["beside"].tolist() for rank in ranks] == [[2.0, 1.0], [2.0, 1.0]]
 
 
 # ------------------------------------------------------------------------------------------------------ learned weights

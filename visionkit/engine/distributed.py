@@ -34,11 +34,11 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor, of one shape and dtype everywhere, over the processes; of all of them the same bits."""
-        return self._reduced(tensor, distributed.ReduceOp.SUM)
-
-    def largest(self, tensor: Tensor) -> Tensor:
-        """The elementwise maximum over the processes."""
-        return self._reduced(tensor, distributed.ReduceOp.MAX)
+        if self.world > 1:
+            tensor = tensor.clone()
+            self._come()
+            distributed.all_reduce(tensor)
+        return tensor
 
     def gathered(self, value: Any) -> list[Any]:
         """Every process's value, by rank, on every process. It is pickled."""
@@ -74,25 +74,28 @@ class Processes:
             for parameter in module.parameters():
                 distributed.broadcast(parameter.detach(), 0)
 
-    def take_mean_gradients(self, module: nn.Module) -> None:
+    def take_mean_gradients(self, module: nn.Module, beside: Tensor) -> Tensor:
         """Put the mean over the processes into the gradient of each parameter that requires one, in one exchange.
 
         For gradients that come all at once; where they come one after the other, `exchanging` sends them meanwhile.
+
+        Numbers `beside` them, (N,), travel along; their sum over the processes is returned.
         """
         if self.world == 1:
-            return
+            return beside
         gradients = []
         for parameter in module.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 gradients.append(_as_stored(parameter.grad))
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), beside])
         self._come()
         distributed.all_reduce(flat)
-        flat /= self.world
+        flat, beside = flat[: -len(beside)] / self.world, flat[-len(beside) :]
         parts = torch.split(flat, [gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [part.view_as(own) for part, own in zip(parts, gradients, strict=True)])
+        return beside
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every process the first one's buffers: each has seen other images, and keeps statistics of its own.
@@ -198,13 +201,6 @@ class Processes:
     def _come(self) -> None:
         if self.watch is not None:
             self.watch.come()
-
-    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
-        if self.world > 1:
-            tensor = tensor.clone()
-            self._come()
-            distributed.all_reduce(tensor, operation)
-        return tensor
 
 
 ALONE = Processes()

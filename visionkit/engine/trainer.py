@@ -135,7 +135,8 @@ class Trainer:
                 self.tracker.training_pauses()
                 self.save(self)
                 self.tracker.training_resumes()
-            if self._guard.asked_to_end and not last:
+            alone_asked = self.processes.world == 1 and self.interruption.reason is not None
+            if (self._guard.asked_to_end or alone_asked) and not last:
                 self._end_early()
         self.model.__dict__.pop("network", None)  # graphs: what comes after training wants their memory
 
@@ -174,15 +175,12 @@ class Trainer:
                 # What is taken is the mean of the processes' gradients; the totals make their sum what is wanted.
                 self.scaler.scale(micro["total"] * self.processes.world).backward()  # type: ignore[no-untyped-call]
             losses = {name: losses.get(name, 0.0) + value.detach() for name, value in micro.items()}
-        if self.graphs:
-            self.processes.take_mean_gradients(self.model)
+        flags = self._guard.flags(losses["total"], asked=self.interruption.reason is not None)
+        flags = self.processes.take_mean_gradients(self.model, flags) if self.graphs else self.processes.sum(flags)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm or float("inf"))
         image_ids = [image_id for batch in micro_batches for image_id in batch.image_ids]
-        asked = self.interruption.reason is not None
-        fine = self._guard.check(
-            self.step + 1, losses["total"], norm, image_ids, scaled=self.scaler.is_enabled(), asked=asked
-        )
+        fine = self._guard.check(self.step + 1, flags, norm, image_ids, scaled=self.scaler.is_enabled())
         if fine:
             self.scaler.step(self.optimizer)
             self.ema.update()
@@ -306,7 +304,7 @@ class _FiniteGuard:
         self.buffers = list(model.buffers()) if allowed else []
         self.buffers_before: list[Tensor] = []
         self.bad_steps = 0
-        self.bad = torch.zeros((), dtype=torch.bool, device=device)
+        self.own = self.bad = torch.zeros((), dtype=torch.bool, device=device)
         self.asked_to_end = False
         self.pending: tuple[int, Tensor, Sequence[object], torch.cuda.Event] | None = None
 
@@ -314,23 +312,23 @@ class _FiniteGuard:
         """Call before the step's first forward."""
         self.buffers_before = [buffer.clone() for buffer in self.buffers]
 
-    def check(
-        self, step: int, loss: Tensor, norm: Tensor, image_ids: Sequence[object], *, scaled: bool, asked: bool
-    ) -> bool:
+    def flags(self, loss: Tensor, *, asked: bool) -> Tensor:
+        """(2,) float32 on the device: 1 where this process's loss is not finite, 1 where it is `asked` to end."""
+        self.own = ~torch.isfinite(loss)
+        return torch.stack([self.own, torch.full_like(self.own, asked)]).float()
+
+    def check(self, step: int, flags: Tensor, norm: Tensor, image_ids: Sequence[object], *, scaled: bool) -> bool:
         """Whether the step may be taken (on a GPU always: the kernel decides).
 
         With scaled float16 gradients only the loss is looked at: the scaler meets infinite gradients as a matter of
-        course and passes over them by itself. What one process finds, or is asked (`asked`), holds for all.
+        course and passes over them by itself.
+
+        flags: the sum of all processes': what one finds, or is asked, holds for all.
+        norm: of the gradient that all have.
         """
-        own = ~torch.isfinite(loss.detach())
-        bad = own if scaled else own | ~torch.isfinite(norm)
-        if self.processes.world > 1:
-            flags = self.processes.largest(torch.stack([bad, torch.full_like(bad, asked)]).to(torch.uint8))
-            bad = flags[0].bool()
-            flags = torch.cat([flags, own[None]])
-        else:
-            flags, self.asked_to_end = bad[None], asked
-        self.bad = bad
+        bad, asked = flags > 0
+        self.bad = bad = bad if scaled else bad | ~torch.isfinite(norm)
+        flags = torch.stack([bad, asked, self.own])
         for buffer, before in zip(self.buffers, self.buffers_before, strict=True):
             buffer.copy_(torch.where(bad, before, buffer))
         if not self.on_gpu:
@@ -355,16 +353,13 @@ class _FiniteGuard:
         self._read(step, flags, image_ids)
 
     def _read(self, step: int, flags: Tensor, image_ids: Sequence[object]) -> bool:
-        """Take note of flags on the CPU; whether all is fine.
-
-        They are [bad] or, of several processes, [bad, asked to end, this process's own loss is bad].
-        """
-        bad, *several = flags.tolist()
-        self.asked_to_end = self.asked_to_end or any(several[:1])
+        """Take note, on the CPU, of [bad, asked to end, this process's own loss is bad]; whether all is fine."""
+        bad, asked, own = flags.tolist()
+        self.asked_to_end = self.asked_to_end or asked
         if bad:
             self.bad_steps += 1
             if self.bad_steps > self.allowed:
-                raise self._too_many(step, any(several[1:]), image_ids)
+                raise self._too_many(step, own, image_ids)
         return not bad
 
     def _too_many(self, step: int, own: bool, image_ids: Sequence[object]) -> NonFiniteError:
