@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -101,3 +102,34 @@ def test_graphs_give_what_the_model_gives(model):
             graphs(255 - images, sizes)  # must not write into what was given out
             assert difference(first, kept) == 0
             assert difference(first, model.outputs(images, sizes)) < 1e-5
+
+
+@pytest.mark.gpu
+def test_decoding_is_recorded_with_the_network(model):
+    """With heads of one's own it is not; where suppression waits for the device, neither, and the answers are alike."""
+    faster = accelerated(copy.deepcopy(model).cuda(), "fp16")
+    launched = functools.partial(VisionModel.decoded, faster)
+    for count in (2, 1, 2):
+        images, sizes = IMAGES[:count].cuda(), SIZES[:count].cuda()
+        expected = launched(images, sizes)
+        found = faster.decoded(images, sizes)
+        kept = copy.deepcopy(found)
+        faster.decoded(255 - images, sizes)  # must not write into what was given out
+        assert {name: list(one) for name, one in found.items()} == {name: list(one) for name, one in expected.items()}
+        for head, decoded in found.items():
+            for name, value in decoded.items():
+                assert torch.equal(value, kept[head][name])
+                torch.testing.assert_close(value, expected[head][name], rtol=1e-2, atol=1e-2)
+    assert len(faster.decoded.recorded) == 2
+    assert not faster.decoded.refused
+
+
+@pytest.mark.gpu
+def test_what_waits_for_the_device_is_launched():
+    assert torch.cuda.get_sync_debug_mode() == 0
+    graphs = Graphs(lambda images, sizes: {"sum": images.float().sum() if images.any() else images.float().amax()})
+    images = torch.ones(1, 3, 8, 8, dtype=torch.uint8, device="cuda")
+    assert graphs(images, SIZES[:1])["sum"].item() == 192
+    assert graphs.refused
+    assert not graphs.recorded
+    assert torch.cuda.get_sync_debug_mode() == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from visionkit.errors import UserError, did_you_mean
 from visionkit.model import VisionModel
-from visionkit.structures import RawOutput
+from visionkit.recording import WaitsError, warm_up
+from visionkit.structures import Decoded, RawOutput
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Outputs = Callable[[Tensor, Tensor], dict[str, RawOutput]]
 """(B, C, H, W) images and (B, 2) sizes -> raw tensors by head, as `VisionModel.outputs`."""
+Function = Callable[[Tensor, Tensor], dict[str, Any]]
+"""As `Outputs`, or as `VisionModel.decoded`."""
 _MOST_SHAPES = 8
 """Shapes of batches that have a graph; others are computed without."""
 
@@ -55,8 +59,17 @@ def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = 
             return network(images, sizes)
 
     fused: Outputs = torch.compile(outputs, dynamic=False) if compile else outputs
-    # The instance's own attribute wins over the class's method.
+    # The instance's own attributes win over the class's methods.
     faster.outputs = Graphs(fused) if device.type == "cuda" else fused  # type: ignore[assignment, method-assign]
+    heads = dict(faster.named_heads())
+    # A head of somebody's own may do in Python what differs from one call to the next: then no decoding is recorded.
+    if device.type == "cuda" and all(type(head).__module__.startswith("visionkit.") for head in heads.values()):
+
+        def decoded(images: Tensor, sizes: Tensor) -> dict[str, Decoded]:
+            raw = fused(images, sizes)
+            return {name: head.decode(raw[name], sizes) for name, head in heads.items()}
+
+        faster.decoded = Graphs(decoded, otherwise=faster.decoded)  # type: ignore[method-assign]
     return faster
 
 
@@ -72,44 +85,50 @@ def fold_norms(module: nn.Module) -> None:
 
 
 class Graphs:
-    """`outputs`, recorded once a shape as a CUDA graph and replayed, so that the device never waits for the host.
+    """A function of images and sizes, recorded once a shape as a CUDA graph and replayed: the device never waits.
 
     Args:
-        outputs: it must not wait for the device.
+        function: it gives tensors, or mappings of such, by head.
+        otherwise: called where there is no graph, of more shapes than `_MOST_SHAPES` or if `function` waits for the
+            device; None: `function`.
     """
 
-    def __init__(self, outputs: Outputs) -> None:
-        self.outputs = outputs
+    def __init__(self, function: Function, otherwise: Function | None = None) -> None:
+        self.function, self.otherwise = function, otherwise or function
         self.recorded: dict[torch.Size, _Recorded] = {}
+        self.refused = False
 
-    def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, RawOutput]:
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, Any]:
         shape = images.shape
-        if shape not in self.recorded:
-            if len(self.recorded) == _MOST_SHAPES:
-                return self.outputs(images, sizes)
-            self.recorded[shape] = _Recorded(self.outputs, images, sizes)
-        return self.recorded[shape](images, sizes)
+        if shape not in self.recorded and not self.refused and len(self.recorded) < _MOST_SHAPES:
+            try:
+                self.recorded[shape] = _Recorded(self.function, images, sizes)
+            except WaitsError:
+                self.refused = True
+        made = self.recorded.get(shape)
+        return self.otherwise(images, sizes) if made is None else made(images, sizes)
 
 
 class _Recorded:
-    def __init__(self, outputs: Outputs, images: Tensor, sizes: Tensor) -> None:
-        self.images, self.sizes = images.clone(), sizes.clone()
+    def __init__(self, function: Function, images: Tensor, sizes: Tensor) -> None:
+        self.images, self.sizes = images.clone(), sizes.to(images.device, copy=True)
         beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream(images.device))
-        with torch.cuda.stream(beside):  # what only a first call makes must not be part of the graph
-            for _ in range(3):
-                outputs(self.images, self.sizes)
+        with torch.cuda.stream(beside):
+            warm_up(lambda: function(self.images, self.sizes))
         torch.cuda.current_stream(images.device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may be sending the next images meanwhile.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.raw = outputs(self.images, self.sizes)
+            self.given = function(self.images, self.sizes)
 
-    def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, RawOutput]:
+    def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, Any]:
         self.images.copy_(images)
         self.sizes.copy_(sizes)
         self.graph.replay()
-        return {head: _cloned(raw) for head, raw in self.raw.items()}  # the next replay writes into the same memory
+        # The next replay writes into the same memory.
+        return {head: _cloned(value) for head, value in self.given.items()}
 
 
 def _to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
@@ -117,5 +136,5 @@ def _to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _cloned(raw: RawOutput) -> RawOutput:
-    return raw.clone() if isinstance(raw, Tensor) else {name: value.clone() for name, value in raw.items()}
+def _cloned(given: Tensor | Mapping[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    return given.clone() if isinstance(given, Tensor) else {name: value.clone() for name, value in given.items()}

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -233,3 +239,85 @@ def test_all_images_together_are_waited_for_once_a_block():
         with _Waits() as watch:
             box_ops.suppressed_together(boxes, labels, candidates, 0.9, most)
         assert watch.count == waits
+
+
+CASES = [  # images, boxes, classes, most
+    (3, 50, 4, None), (2, 300, 2, 40), (4, 7, 1, 3), (1, 1, 1, None), (2, 130, 50, 1000),
+]  # fmt: skip
+
+
+def said_by_the_kernel(device):
+    """Of `CASES`, what the kernel for CUDA devices keeps; to be called in a process of its own on a CPU."""
+    from visionkit.ops.suppression_kernel import suppressed
+
+    kept = []
+    for number, (images, rows, classes, most) in enumerate(CASES):
+        boxes, labels, candidates = (part.to(device) for part in crowded(images, rows, number, classes))
+        kept += [suppressed(boxes, labels, candidates, threshold, most).cpu() for threshold in (0.0, 0.3, 0.7, 1.0)]
+    return kept
+
+
+def wanted_of_the_kernel():
+    for number, (images, rows, classes, most) in enumerate(CASES):
+        for threshold in (0.0, 0.3, 0.7, 1.0):
+            yield box_ops.suppressed_in_turn(*crowded(images, rows, number, classes), threshold, most)
+
+
+def test_the_kernel_keeps_the_same_boxes_when_it_is_interpreted(tmp_path):
+    """Triton's interpreter runs it without a GPU, if the variable is set before Triton is imported."""
+    pytest.importorskip("triton")
+    program = (
+        "import contextlib, torch; from tests.ops.test_boxes import said_by_the_kernel\n"
+        "torch.cuda.device = lambda device: contextlib.nullcontext()\n"
+        f"torch.save(said_by_the_kernel('cpu'), {str(tmp_path / 'kept.pt')!r})"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for found, wanted in zip(torch.load(tmp_path / "kept.pt"), wanted_of_the_kernel(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_the_kernel_compiles_for_a_gpu_that_is_not_there(tmp_path, monkeypatch):
+    triton = pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from visionkit.ops.suppression_kernel import _suppress
+
+    given = ("*fp32", "*i64", "*u8", "*u8", "*fp64", "i32", "i32", "constexpr")
+    source = ASTSource(_suppress, dict(zip(_suppress.arg_names, given, strict=True)), {(7,): 1024})
+    with warnings.catch_warnings(action="ignore"):
+        made = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": 8, "enable_fp_fusion": False})
+    assert ".target sm_90" in made.asm["ptx"]
+    assert ".f64" in made.asm["ptx"]
+
+
+@pytest.mark.gpu
+def test_the_kernel_keeps_the_same_boxes_on_a_gpu_and_nobody_waits():
+    assert box_ops._kernel() is not None
+    for found, wanted in zip(said_by_the_kernel("cuda"), wanted_of_the_kernel(), strict=True):
+        assert torch.equal(found, wanted)
+    boxes, labels, candidates = (part.cuda() for part in crowded(32, 1000))
+    wanted = box_ops.suppressed_together(boxes, labels, candidates, 0.7, 300)
+    box_ops.non_maximum_suppression(boxes, labels, candidates, 0.7, 300)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = box_ops.non_maximum_suppression(boxes, labels, candidates, 0.7, 300)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.gpu
+def test_where_triton_does_not_work_operators_take_its_place(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("visionkit"), "propagate", True)
+    monkeypatch.setitem(sys.modules, "visionkit.ops.suppression_kernel", None)
+    box_ops._kernel.cache_clear()
+    boxes, labels, candidates = (part.cuda() for part in crowded(2, 30))
+    with caplog.at_level("INFO", "visionkit"):
+        keep = box_ops.non_maximum_suppression(boxes, labels, candidates, 0.5)
+    assert "Triton does not work here (ModuleNotFoundError" in caplog.text
+    assert torch.equal(keep.cpu(), box_ops.suppressed_in_turn(boxes.cpu(), labels.cpu(), candidates.cpu(), 0.5))
+    box_ops._kernel.cache_clear()

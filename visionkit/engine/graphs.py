@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
 from visionkit.model import Learned, VisionModel
+from visionkit.recording import WaitsError, warm_up
 
 LOGGER = logging.getLogger("visionkit")
 _MOST_SHAPES = 4
 """Shapes of batches that have a graph; others are computed without."""
-_WARM_UP = 3
-_NO_NEWS = "Synchronization debug mode is a prototype|The CUDA Graph is empty"
-"""That torch looks for waiting, and that nothing is learned where all of the network is frozen."""
+_NO_NEWS = "The CUDA Graph is empty"
+"""Nothing is learned where all of the network is frozen."""
 _KNOWN = ("visionkit", "torch", "torchvision", "timm")
 """Packages none of whose parts does in Python what differs from step to step, which a graph would not repeat."""
 
@@ -63,16 +63,12 @@ class TrainingGraphs:
                 with _as_before(self.model, images.device), warnings.catch_warnings():
                     warnings.filterwarnings("ignore", _NO_NEWS)
                     self.recorded[shape] = _Recorded(self.model, images)
-            except _WaitsError as error:
+            except WaitsError as error:
                 self.refused = str(error)
                 why = f"the network waits for the GPU ({error})"
                 LOGGER.info(f"{why}, so no CUDA graph of it is made (engine.cuda_graphs)")
                 return VisionModel.network(self.model, images)
         return self.recorded[shape](images)
-
-
-class _WaitsError(Exception):
-    """The network waits for the device, which a graph cannot."""
 
 
 class _Recorded:
@@ -97,7 +93,7 @@ class _Recorded:
         )
         with precision:
             with torch.cuda.stream(beside):
-                self._warm_up(chosen)
+                warm_up(lambda: self._once(chosen))
             self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             # Threads that load data call the device meanwhile.
             with torch.cuda.graph(self.forward, stream=beside, capture_error_mode="thread_local"):
@@ -117,24 +113,9 @@ class _Recorded:
         result: Learned = trees.tree_unflatten(leaves, self.tree)
         return result
 
-    def _warm_up(self, chosen: Sequence[str]) -> None:
-        """What only a first call does must not be recorded.
-
-        Raises:
-            _WaitsError
-        """
-        before = torch.cuda.get_sync_debug_mode()
-        for number in range(_WARM_UP):
-            torch.cuda.set_sync_debug_mode("error" if number else before)
-            try:
-                outputs = self._outputs()
-                self._gradients(outputs, [torch.zeros_like(output) for output in outputs], chosen)
-            except RuntimeError as error:
-                if "synchronizing" not in str(error):
-                    raise
-                raise _WaitsError(str(error).splitlines()[0]) from error
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
+    def _once(self, chosen: Sequence[str]) -> None:
+        outputs = self._outputs()
+        self._gradients(outputs, [torch.zeros_like(output) for output in outputs], chosen)
 
     def _outputs(self) -> list[Tensor]:
         """The tensors to which gradients come back; the others and the form of it all are kept."""

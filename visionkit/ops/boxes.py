@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+import warnings
+from collections.abc import Callable
 
 import torch
 import torchvision
 from torch import Tensor
 
+LOGGER = logging.getLogger("visionkit")
+MOST_BOXES = 4096
+"""Of an image that `visionkit.ops.suppression_kernel` takes: all are held in one program's registers."""
 MOST_BYTES = 128 << 20
 """Of overlaps of boxes that are held at a time, where all are made at once."""
 _BLOCK = 512
@@ -98,8 +105,35 @@ def non_maximum_suppression(
         kept: Tensor = suppress(boxes, labels, candidates, threshold, labels.shape[1] if most is None else most)
         return kept
     if boxes.device.type == "cuda":
+        kernel = _kernel()
+        if kernel is not None and 0 < labels.shape[1] <= MOST_BOXES:
+            return kernel(boxes, labels, candidates, threshold, most)
         return suppressed_together(boxes, labels, candidates, threshold, most)
     return suppressed_in_turn(boxes.cpu(), labels.cpu(), candidates.cpu(), threshold, most).to(boxes.device)
+
+
+@functools.cache
+def _kernel() -> Callable[..., Tensor] | None:
+    """`visionkit.ops.suppression_kernel.suppressed`, once it was seen to work here."""
+    generator = torch.Generator().manual_seed(0)
+    corners = 100 * torch.rand(2, 600, 2, generator=generator)
+    boxes = torch.cat([corners, corners + 40 * torch.rand(2, 600, 2, generator=generator)], -1)
+    labels = torch.randint(0, 2, (2, 600), generator=generator)
+    candidates = torch.rand(2, 600, generator=generator) < 0.9
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of Triton, about the next one
+            from visionkit.ops.suppression_kernel import suppressed
+
+            found = suppressed(boxes.cuda(), labels.cuda(), candidates.cuda(), 0.5, 300)
+        if torch.equal(found.cpu(), suppressed_in_turn(boxes, labels, candidates, 0.5, 300)):
+            return suppressed
+        fault = "a wrong answer"
+    except Exception as error:  # what Triton, its compiler or the device's driver meets
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    LOGGER.info(
+        f"suppression goes through PyTorch's own operators, which is slower: Triton does not work here ({fault})"
+    )
+    return None
 
 
 def suppressed_in_turn(
