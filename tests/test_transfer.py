@@ -11,7 +11,7 @@ from visionkit.build import build_model, describe_model
 from visionkit.config import compose
 from visionkit.engine.checkpoint_saving import save_checkpoint
 from visionkit.errors import CheckpointError, ConfigError
-from visionkit.transfer import Fate, checkpoint_statistics, report_weights, take_weights
+from visionkit.transfer import Fate, Taken, checkpoint_statistics, report_weights, take_weights
 
 SMALL = ("image_size=64", "model.width=0.25")
 SEMANTIC = ("task=semantic", "head.semantic.class_weights=null")
@@ -50,7 +50,7 @@ def fates_by_name(fates):
 def test_the_same_model_is_taken_over_whole(tmp_path):
     folder, weights = saved(tmp_path, "task=detect")
     model, description = made("task=detect")
-    fates = take_weights(model, description, str(folder))
+    fates = take_weights(model, description, str(folder)).fates
     assert {fate.fate for fate in fates} == {"kept"}
     assert [fate.tensor for fate in fates] == [name for name in weights if not name.startswith("preprocess.")]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -61,7 +61,7 @@ def test_rows_follow_their_classes_by_name(tmp_path):
     folder, weights = saved(tmp_path, "task=classify", classes=("ant", "bee", "fly"))
     model, description = made("task=classify", classes=("fly", "wasp", "ant", "moth"))
     random = {name: value.clone() for name, value in model.state_dict().items()}
-    fates = fates_by_name(take_weights(model, description, str(folder)))
+    fates = fates_by_name(take_weights(model, description, str(folder)).fates)
     for name in ("heads.classification.linear.weight", "heads.classification.linear.bias"):
         now = model.state_dict()[name]
         assert torch.equal(now[[0, 2]], weights[name][[2, 0]])
@@ -76,7 +76,7 @@ def test_equally_many_other_classes_are_not_taken_for_the_old_ones(tmp_path):
     folder, weights = saved(tmp_path, "task=detect", classes=("ant", "bee"))
     model, description = made("task=detect", classes=("cat", "dog"))
     random = {name: value.clone() for name, value in model.state_dict().items()}
-    fates = fates_by_name(take_weights(model, description, str(folder)))
+    fates = fates_by_name(take_weights(model, description, str(folder)).fates)
     replaced = [name for name, fate in fates.items() if fate.fate == "replaced"]
     assert replaced == ["heads.detection.score.weight", "heads.detection.score.bias"]
     for name, value in model.state_dict().items():
@@ -89,7 +89,7 @@ def test_every_heads_class_rows_are_found(tmp_path, typed):
     """The class list turned around: each class keeps its row wherever it stands, in every tensor that has rows."""
     folder, weights = saved(tmp_path, *typed, classes=("a", "b", "c"))
     model, description = made(*typed, classes=("c", "b", "a"))
-    fates = take_weights(model, description, str(folder))
+    fates = take_weights(model, description, str(folder)).fates
     turned = [fate.tensor for fate in fates if fate.why]
     assert turned
     assert all(fate.fate == "kept" for fate in fates)
@@ -100,7 +100,7 @@ def test_every_heads_class_rows_are_found(tmp_path, typed):
 def test_factors_per_class_do_not_hide_the_rows(tmp_path):
     folder, weights = saved(tmp_path, *SEMANTIC, classes=("a", "b"))
     model, description = made("task=semantic", "head.semantic.class_weights=[1.0, 2.0, 3.0]", classes=("b", "x", "a"))
-    fates = fates_by_name(take_weights(model, description, str(folder)))
+    fates = fates_by_name(take_weights(model, description, str(folder)).fates)
     name = "heads.semantic.score.weight"
     assert fates[name].why == "the rows of 2 of 3 classes: b, a"
     assert torch.equal(model.state_dict()[name][[0, 2]], weights[name][[1, 0]])
@@ -109,7 +109,7 @@ def test_factors_per_class_do_not_hide_the_rows(tmp_path):
 def test_several_rows_a_class_are_replaced(tmp_path):
     folder, _ = saved(tmp_path, "task=localize", "head.localization.box_per_class=true", classes=("a", "b"))
     model, description = made("task=localize", "head.localization.box_per_class=true", classes=("b", "c"))
-    fates = fates_by_name(take_weights(model, description, str(folder)))
+    fates = fates_by_name(take_weights(model, description, str(folder)).fates)
     assert fates["heads.localization.offset.weight"].fate == "replaced"
     assert fates["heads.localization.linear.weight"].fate == "kept"
 
@@ -117,7 +117,7 @@ def test_several_rows_a_class_are_replaced(tmp_path):
 def test_another_task_takes_the_backbone(tmp_path):
     folder, weights = saved(tmp_path, "task=detect")
     model, description = made("task=classify")
-    fates = take_weights(model, description, {"path": str(folder)})
+    fates = take_weights(model, description, {"path": str(folder)}).fates
     told = fates_by_name(fates)
     for name in model.state_dict():
         if not name.startswith("preprocess."):
@@ -131,7 +131,7 @@ def test_another_task_takes_the_backbone(tmp_path):
 def test_a_part_of_another_kind_is_replaced_even_where_names_and_shapes_agree(tmp_path):
     folder, _ = saved(tmp_path, "task=detect")
     model, description = made("task=detect", "neck=fpn")
-    fates = take_weights(model, description, str(folder))
+    fates = take_weights(model, description, str(folder)).fates
     necks = [fate for fate in fates if fate.tensor.startswith("neck.") and fate.tensor in model.state_dict()]
     assert {fate.fate for fate in necks} == {"replaced"}
 
@@ -160,15 +160,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_no_weights_no_account(tmp_path):
     model, description = made("task=classify")
-    assert take_weights(model, description, "none") == take_weights(model, description, "auto") == []
-    report_weights([], "none", tmp_path)
+    assert take_weights(model, description, "none") == take_weights(model, description, "auto") == Taken()
+    report_weights(Taken(), "none", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_learned_uncertainties_begin_anew(tmp_path):
     folder, _ = saved(tmp_path, "task=detect", "model.learn_loss_weights=true")
     model, description = made("task=detect", "model.learn_loss_weights=true")
-    fates = fates_by_name(take_weights(model, description, str(folder)))
+    fates = fates_by_name(take_weights(model, description, str(folder)).fates)
     assert fates["loss_weights.log_variances.detection"].fate == "replaced"
 
 
@@ -189,7 +189,7 @@ def test_a_file_keeps_the_backbone_and_leaves_its_classifier(tmp_path):
     cfg = compose("train", [*typed, "head.classification.levels=[c3]"])
     description = describe_model(cfg, SimpleNamespace(classes=["a", "b"], semantic_classes=[]))
     model = build_model(description, weights=str(tmp_path / "file.pth"), allow=None)
-    fates = take_weights(model, description, cfg.weights)
+    fates = take_weights(model, description, cfg.weights).fates
     kinds = {fate: [one.tensor for one in fates if one.fate == fate] for fate in ("kept", "replaced", "left")}
     assert kinds["kept"] == [name for name in model.state_dict() if name.startswith("backbone.")]
     assert kinds["replaced"] == ["heads.classification.linear.weight", "heads.classification.linear.bias"]
@@ -248,17 +248,17 @@ def test_a_bare_file_is_said_to_be_taken_for_imagenets(tmp_path, caplog, monkeyp
     for weights, wanted in ((str(tmp_path / "file.pth"), True), ({"path": str(tmp_path / "file.pth")}, False)):
         caplog.clear()
         with caplog.at_level(logging.INFO, "visionkit"):
-            report_weights([Fate("a", "kept")], weights, tmp_path)
+            report_weights(Taken([Fate("a", "kept")]), weights, tmp_path)
         assert ("taken to expect ImageNet's mean and std" in caplog.text) == wanted
 
 
 def test_the_account_is_a_line_a_tensor_and_a_line_of_all(tmp_path, caplog, monkeypatch):
     folder, _ = saved(tmp_path / "run", "task=classify", classes=("ant", "bee", "fly"))
     model, description = made("task=classify", classes=("wasp", "bee"))
-    fates = take_weights(model, description, str(folder))
+    fates = take_weights(model, description, str(folder)).fates
     monkeypatch.setattr(logging.getLogger("visionkit"), "propagate", True)
     with caplog.at_level(logging.INFO, "visionkit"):
-        report_weights(fates, str(folder), tmp_path)
+        report_weights(Taken(fates), str(folder), tmp_path)
     lines = (tmp_path / "weights.txt").read_text().splitlines()
     assert len(lines) == len(fates)
     assert lines[-1] == "kept     heads.classification.linear.bias  (the rows of 1 of 2 classes: bee)"
@@ -275,8 +275,8 @@ def test_freezing_without_weights_is_refused():
 def test_auto_says_what_it_starts_from(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("visionkit"), "propagate", True)
     with caplog.at_level("INFO", "visionkit"):
-        report_weights([], "auto", tmp_path)
-        report_weights([], "none", tmp_path)
+        report_weights(Taken(), "auto", tmp_path)
+        report_weights(Taken(), "none", tmp_path)
     assert [one.message for one in caplog.records] == [
         "weights=auto: none are shipped for this model; it starts from random ones"
     ]

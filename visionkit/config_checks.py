@@ -258,7 +258,7 @@ def _wiring_faults(values: Mapping[str, Any]) -> list[CodedLine]:
         if name is not None and name not in takers and values.get(f"optim.{argument}") is not None:
             told = f"optim.{argument}: {name} takes no {argument}; use optim={', optim='.join(takers)}"
             faults.append(CodedLine(told, "key-not-taken"))
-    if values.get("weights") in ("none", "auto"):
+    if values.get("weights") == "none":
         for key, held in (("model.freeze", values.get("model.freeze") not in (None, "none")),
                           ("model.norm", values.get("model.norm") == "frozen")):  # fmt: skip
             if held:

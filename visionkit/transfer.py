@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from visionkit.engine.checkpoint import Checkpoint, open_checkpoint
+from visionkit.engine.checkpoint import open_checkpoint
 from visionkit.errors import CheckpointError, ConfigError, listed
 from visionkit.interfaces import Backbone, Neck
 from visionkit.model import VisionModel
+from visionkit.shipped import shipped_models
 from visionkit.targets import build
 
 LOGGER = logging.getLogger("visionkit")
@@ -54,69 +55,122 @@ def checkpoint_statistics(folder: Path) -> dict[str, list[float]]:
         return {}
 
 
-def take_weights(model: VisionModel, description: Mapping[str, Any], weights: Any) -> list[Fate]:
+@dataclass(frozen=True)
+class Taken:
+    """What a model begins with.
+
+    Attributes:
+        fates: of each tensor; none where there are no weights.
+        shipped: what `weights=auto` took, in words, or nothing.
+    """
+
+    fates: list[Fate] = field(default_factory=list)
+    shipped: str = ""
+
+
+def take_weights(model: VisionModel, description: Mapping[str, Any], weights: Any) -> Taken:
     """Fill a new model from the `weights` of its configuration, and tell what became of each tensor.
 
     A checkpoint, or a run folder (its best one), gives the moving average of its weights: the whole backbone; of a neck
     and of heads of the same name and kind all tensors that fit. Where a head's class list is another, the rows of the
-    classes that both lists name are kept, and those of the others begin at random. Any other weights have been loaded
-    when the backbone was built, and are told of here.
+    classes that both lists name are kept, and those of the others begin at random. auto takes so the model that comes
+    with the toolkit of which most fits, if the backbone is one of theirs. Any other weights have been loaded when the
+    backbone was built, and are told of here.
 
     Args:
         model: with random weights, or those of its backbone.
         description: of the model (`visionkit.build.describe_model`).
-        weights: none, a name, a path, or {path, mean, std}.
-
-    Returns:
-        a line per tensor; none where there are no weights.
+        weights: none, auto, a name, a path, or {path, mean, std}.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its backbone is another.
     """
-    if weights in (None, "none", "auto"):
-        return []
+    if weights in (None, "none"):
+        return Taken()
+    if weights == "auto":
+        return _take_shipped(model, description)
     folder = checkpoint_folder(weights)
     if folder is None:
-        return _told_of_backbone(model)
+        return Taken(_told_of_backbone(model))
     try:
         checkpoint = open_checkpoint(folder)
     except CheckpointError as error:
         raise CheckpointError(f"weights={folder}: {error}", code=error.code) from error
-    given = {name: value for name, value in checkpoint.weights("ema").items() if not name.startswith("preprocess.")}
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith("preprocess.")}
-    _check_backbone(own, given, description, checkpoint)
+    given = _without_preprocess(checkpoint.weights("ema"))
+    misfits = _backbone_misfits(model, given)
+    if misfits:
+        theirs, ours = checkpoint.description.get("backbone"), description["backbone"]
+        count = sum(name.startswith("backbone.") for name in model.state_dict())
+        raise CheckpointError(
+            f"weights={checkpoint.folder}: its backbone is {_in_words(theirs)}, and this one {_in_words(ours)}; choose "
+            f"the same ({len(misfits)} of {count} tensors lack or have another shape: {listed(misfits, 2)})",
+            code="weights-do-not-fit",
+        )
     try:
         rules = _rules(model, description, checkpoint.description)
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{checkpoint.folder / 'model.json'}: damaged; use another checkpoint", code="checkpoint-damaged"
         ) from error
-    taken, fates = {}, []
+    fates, found = _matched(model, given, rules)
+    model.load_state_dict(found, strict=False)
+    return Taken(fates)
+
+
+def _take_shipped(model: VisionModel, description: Mapping[str, Any]) -> Taken:
+    best, kept = Taken(), dict[str, Tensor]()
+    for one in shipped_models():
+        given = _without_preprocess(one.weights())
+        if not _backbone_misfits(model, given):
+            fates, found = _matched(model, given, _rules(model, description, one.description))
+            if len(found) > len(kept):
+                best, kept = Taken(fates, one.told), found
+    model.load_state_dict(kept, strict=False)
+    return best
+
+
+def _matched(
+    model: VisionModel, given: Mapping[str, Tensor], rules: Mapping[str, _Rule]
+) -> tuple[list[Fate], dict[str, Tensor]]:
+    """What becomes of each tensor, and those that the model takes."""
+    own = _without_preprocess(model.state_dict())
+    fates, found = [], {}
     for name, value in own.items():
         part = next(part for part in rules if name.startswith(f"{part}."))
         tensor, why = rules[part].match(name.removeprefix(f"{part}."), value, given.get(name))
         fates.append(Fate(name, "replaced" if tensor is None else "kept", why))
         if tensor is not None:
-            taken[name] = tensor
-    model.load_state_dict({**model.state_dict(), **taken})
-    return [*fates, *(Fate(name, "left") for name in given if name not in own)]
+            found[name] = tensor
+    return [*fates, *(Fate(name, "left") for name in given if name not in own)], found
 
 
-def report_weights(fates: Sequence[Fate], weights: Any, folder: Path) -> None:
+def _without_preprocess(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not name.startswith("preprocess.")}
+
+
+def _backbone_misfits(model: VisionModel, given: Mapping[str, Tensor]) -> list[str]:
+    """Tensors of the model's backbone that are not given, or have another shape there."""
+    own = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+    return [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
+
+
+def report_weights(taken: Taken, weights: Any, folder: Path) -> None:
     """Say in a line what became of the weights, and write a line per tensor into weights.txt of the run folder."""
-    if weights == "auto":
+    fates = taken.fates
+    if weights == "auto" and not fates:
         LOGGER.info("weights=auto: none are shipped for this model; it starts from random ones")
     if not fates:
         return
     (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")
     path = weights["path"] if isinstance(weights, Mapping) else weights
+    source = f"weights=auto: {taken.shipped}" if taken.shipped else f"weights {path}"
     count = {fate: sum(one.fate == fate for one in fates) for fate in ("kept", "replaced", "left")}
     replaced = [one.tensor for one in fates if one.fate == "replaced" or one.why]
     if not isinstance(weights, Mapping) and Path(path).is_file():
         LOGGER.info(f"weights {path}: taken to expect ImageNet's mean and std; else give weights={{path, mean, std}}")
     said = f"; not as they were: {listed(replaced, 4)}" if replaced else ""
     counts = f"{count['kept']} tensors kept, {count['replaced']} replaced, {count['left']} left"
-    LOGGER.info(f"weights {path}: {counts} (weights.txt){said}")
+    LOGGER.info(f"{source}: {counts} (weights.txt){said}")
 
 
 def _told_of_backbone(model: VisionModel) -> list[Fate]:
@@ -126,20 +180,6 @@ def _told_of_backbone(model: VisionModel) -> list[Fate]:
         if not name.startswith("preprocess.")
     ]
     return [*fates, *(Fate(name, "left") for name in getattr(model.backbone, "left_out", ()))]
-
-
-def _check_backbone(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor], description: Mapping[str, Any], checkpoint: Checkpoint
-) -> None:
-    wanted = {name: value for name, value in own.items() if name.startswith("backbone.")}
-    wrong = [name for name, value in wanted.items() if name not in given or given[name].shape != value.shape]
-    if wrong:
-        theirs, ours = checkpoint.description.get("backbone"), description["backbone"]
-        raise CheckpointError(
-            f"weights={checkpoint.folder}: its backbone is {_in_words(theirs)}, and this one {_in_words(ours)}; choose "
-            f"the same ({len(wrong)} of {len(wanted)} tensors lack or have another shape: {listed(wrong, 2)})",
-            code="weights-do-not-fit",
-        )
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _prepared(
     readers = {role: answered(first(reader, cfg.debug.images), cfg.data, needs) for role, reader in opened.items()}
     description = describe_model(cfg, readers["train"])
     _begin_random_numbers(cfg.seed, deterministic=cfg.engine.deterministic)
-    model, fates = begun_model(cfg, description, processes, device)
+    model, taken = begun_model(cfg, description, processes, device)
     stages = learning_stages(cfg, model)
     if cfg.data.batch_size == "auto":
         cfg.data.batch_size = _fitting_batch(cfg, model, readers["train"], device, processes)
@@ -169,7 +169,7 @@ def _prepared(
     def beginning(folder: Path) -> None:
         write_beginning(folder, cfg, device)
         write_data_account(folder, opened)
-        report_weights(fates, cfg.weights, folder)
+        report_weights(taken, cfg.weights, folder)
         for line in told:
             LOGGER.warning(line)
 

@@ -13,9 +13,10 @@ from visionkit.build import backbone_weights, build_model
 from visionkit.engine.distributed import Processes
 from visionkit.engine.freezing import Freezing, synchronised
 from visionkit.engine.optim import create_optimizer
+from visionkit.errors import ConfigError
 from visionkit.model import VisionModel
 from visionkit.stages import Stage, backbone_stages
-from visionkit.transfer import Fate, take_weights
+from visionkit.transfer import Taken, take_weights
 
 SMALL_BATCH = 16
 """Images: with fewer, a BatchNorm's statistics harm what is learned (Wu & He 2018, Group Normalization, figure 1)."""
@@ -24,18 +25,23 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 def begun_model(
     cfg: DictConfig, description: Mapping[str, Any], processes: Processes, device: torch.device
-) -> tuple[VisionModel, list[Fate]]:
-    """The model as training begins, and what became of each tensor of `cfg.weights`.
+) -> tuple[VisionModel, Taken]:
+    """The model as training begins, and what it took of `cfg.weights`.
 
     Raises:
         ConfigError: parts that do not fit each other, or norms that this device cannot synchronise.
         CheckpointError: weights that are missing or do not fit.
     """
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
-    fates = take_weights(model, description, cfg.weights)
+    taken = take_weights(model, description, cfg.weights)
+    if cfg.weights == "auto" and not taken.fates:
+        for key, value, free in (("model.freeze", cfg.model.freeze, "none"), ("model.norm", cfg.model.norm, "auto")):
+            if value not in (free, "live", "sync"):
+                why = "weights=auto: none are shipped for this model, so they are random"
+                raise ConfigError(f"{key}={value}: {why}; give weights=NAME, FILE or RUN", code="value-missing")
     if norm_mode(cfg, processes, device) == "sync":
         model = synchronised(model, device)
-    return model, fates
+    return model, taken
 
 
 def norm_mode(cfg: DictConfig, processes: Processes, device: torch.device) -> str:

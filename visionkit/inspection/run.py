@@ -101,7 +101,7 @@ def _model(cfg: DictConfig) -> tuple[VisionModel, list[str]]:
     torch.manual_seed(cfg.seed)
     description = describe_model(cfg, reader)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
-    kept = {fate.tensor for fate in take_weights(model, description, cfg.weights) if fate.fate == "kept"}
+    kept = {fate.tensor for fate in take_weights(model, description, cfg.weights).fates if fate.fate == "kept"}
     parts = {"backbone": model.backbone, "neck": model.neck, **model.heads}
     names = [name for name, part in parts.items() if part is not None and list(part.parameters())]
     prefixes = {name: f"heads.{name}." if name in model.heads else f"{name}." for name in names}
