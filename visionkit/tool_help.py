@@ -39,7 +39,7 @@ HELP: Mapping[str, ToolHelp] = {
             "run_dir=DIR": "where the run is kept; left out: the next free runs/<task>/<name>-NNN",
         },
         "task=detect data.root=photos run_dir=runs/mine",
-        ("heads=[…]", "data=NAME", "weights=none|NAME|FILE", "image_size=640", "data.batch_size=N|auto",
+        ("heads=[…]", "data=NAME", "weights=none|auto|NAME|FILE|RUN", "image_size=640", "data.batch_size=N|auto",
          "data.workers=N|auto", "optim.lr=X", "engine.max_steps=N", "resume=none|auto|DIR", "resume_allow=[KEY,…]",
          "device=auto|cpu|cuda:0|mps", "seed=0", "debug=tiny"),
     ),

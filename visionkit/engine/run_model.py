@@ -37,8 +37,11 @@ def begun_model(
     if cfg.weights == "auto" and not taken.fates:
         for key, value, free in (("model.freeze", cfg.model.freeze, "none"), ("model.norm", cfg.model.norm, "auto")):
             if value not in (free, "live", "sync"):
-                why = "weights=auto: none are shipped for this model, so they are random"
-                raise ConfigError(f"{key}={value}: {why}; give weights=NAME, FILE or RUN", code="value-missing")
+                raise ConfigError(
+                    f"{key}={value}: weights=auto: none are shipped for this model, so they are random; give "
+                    "weights=NAME, FILE or RUN",
+                    code="value-missing",
+                )
     if norm_mode(cfg, processes, device) == "sync":
         model = synchronised(model, device)
     return model, taken
