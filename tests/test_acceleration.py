@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
+import time
 
 import pytest
 import torch
 from torch import nn
 
+from visionkit import acceleration
 from visionkit.acceleration import Graphs, accelerated, fold_norms
 from visionkit.backbones import CSP
 from visionkit.blocks import ConvNorm
@@ -16,7 +19,9 @@ from visionkit.errors import UserError
 from visionkit.heads import DenseInstance, LinearClassification, ObjectLocalization, SemanticSegmentation
 from visionkit.model import VisionModel
 from visionkit.necks import PAFPN
+from visionkit.ops import boxes as box_ops
 from visionkit.preprocess import Preprocess
+from visionkit.recording import warm_up
 from visionkit.structures import Geometry
 
 
@@ -106,7 +111,6 @@ def test_graphs_give_what_the_model_gives(model):
 
 @pytest.mark.gpu
 def test_decoding_is_recorded_with_the_network(model):
-    """With heads of one's own it is not; where suppression waits for the device, neither, and the answers are alike."""
     faster = accelerated(copy.deepcopy(model).cuda(), "fp16")
     launched = functools.partial(VisionModel.decoded, faster)
     for count in (2, 1, 2):
@@ -122,6 +126,48 @@ def test_decoding_is_recorded_with_the_network(model):
                 torch.testing.assert_close(value, expected[head][name], rtol=1e-2, atol=1e-2)
     assert len(faster.decoded.recorded) == 2
     assert not faster.decoded.refused
+
+
+@pytest.mark.gpu
+def test_where_suppression_waits_only_the_network_is_recorded(model, monkeypatch):
+    monkeypatch.setattr(box_ops, "_kernel", lambda device: None)
+    faster = accelerated(copy.deepcopy(model).cuda(), "fp16")
+    found = faster.decoded(IMAGES.cuda(), SIZES.cuda())
+    assert faster.decoded.refused
+    assert len(faster.outputs.recorded) == 1
+    expected = VisionModel.decoded(faster, IMAGES.cuda(), SIZES.cuda())
+    torch.testing.assert_close(found["instance"]["boxes"], expected["instance"]["boxes"], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+def test_decoding_of_a_head_of_ones_own_is_not_recorded(model, monkeypatch):
+    monkeypatch.setattr(LinearClassification, "__module__", "mine")
+    assert "decoded" not in vars(accelerated(copy.deepcopy(model).cuda(), "fp16"))
+
+
+@pytest.mark.gpu
+def test_more_shapes_than_are_recorded_are_launched(monkeypatch):
+    monkeypatch.setattr(acceleration, "_MOST_SHAPES", 1)
+    graphs = Graphs(lambda images, sizes: {"sum": images.float().sum() + sizes.sum()})
+    for count in (1, 2, 1):
+        images = torch.ones(count, 3, 8, 8, dtype=torch.uint8, device="cuda")
+        assert graphs(images, SIZES[:count])["sum"].item() == images.sum() + SIZES[:count].sum()
+    assert len(graphs.recorded) == 1
+
+
+def test_of_two_threads_one_at_a_time_forbids_waiting(monkeypatch):
+    """Torch's mode is one for all: put back while another has changed it, it would stay changed."""
+    mode = [0]
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode[0])
+    monkeypatch.setattr(
+        torch.cuda, "set_sync_debug_mode", lambda one: mode.__setitem__(0, 2 if one == "error" else one)
+    )
+    threads = [threading.Thread(target=warm_up, args=(lambda: time.sleep(0.01),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mode == [0]
 
 
 @pytest.mark.gpu

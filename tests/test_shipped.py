@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from visionkit import cli
+from visionkit import cli, shipped
 from visionkit.build import build_model, describe_model
 from visionkit.config import compose
 from visionkit.engine.checkpoint_saving import save_checkpoint
@@ -32,6 +32,9 @@ def test_all_that_lies_there_is_known_small_and_finite():
     assert {path.name for path in FOLDER.iterdir()} == {one.file.name for one in shipped_models()}
     for one in shipped_models():
         assert one.file.stat().st_size < 8_000_000
+        cfg = compose("train", ["task=detect", "weights=auto"])
+        usual = describe_model(cfg, SimpleNamespace(classes=("a",), semantic_classes=("a",)))["preprocess"]
+        assert all(one.description["preprocess"][key] == usual[key] for key in ("mean", "std"))
         model = build_model(one.description)
         model.load_state_dict(one.weights(), strict=False)
         assert all(value.isfinite().all() for value in one.weights().values() if value.is_floating_point())
@@ -93,6 +96,26 @@ def test_what_is_random_is_not_frozen(typed):
         else:
             with pytest.raises(ConfigError, match=rf"^{typed}: weights=auto: none are shipped for this model"):
                 begun_model(cfg, description, ALONE, torch.device("cpu"))
+
+
+def test_an_installation_without_the_files_is_told(tmp_path, monkeypatch):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(shipped_models()[0].file.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="install visionkit anew"):
+        shipped.Shipped(cut, {}).weights()
+    shipped_models.cache_clear()
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    try:
+        with pytest.raises(ConfigError, match=r"segmenter_csp_nano.safetensors: not readable .* install visionkit"):
+            taken("task=detect")
+    finally:
+        shipped_models.cache_clear()
+
+
+@pytest.mark.parametrize("path", ["none", "auto"])
+def test_statistics_of_no_weights_are_refused(path):
+    with pytest.raises(ConfigError, match=rf"^weights.path={path}: a file, a run or a name is wanted"):
+        compose("train", ["task=detect", f"weights={{path: {path}, mean: 0.5, std: 0.5}}"])
 
 
 def test_shipping_halves_weights_and_keeps_the_rest(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from visionkit.model import VisionModel
 from visionkit.recording import WaitsError, warm_up
 from visionkit.structures import Decoded, RawOutput
 
+LOGGER = logging.getLogger("visionkit")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Outputs = Callable[[Tensor, Tensor], dict[str, RawOutput]]
 """(B, C, H, W) images and (B, 2) sizes -> raw tensors by head, as `VisionModel.outputs`."""
@@ -27,7 +29,8 @@ _MOST_SHAPES = 8
 def accelerated(model: VisionModel, precision: str = "bf16", *, compile: bool = False) -> VisionModel:
     """Return a copy of `model` for inference alone, in eval mode, on the same device.
 
-    What it says differs from the model's by rounding: some thousandths of a score, some hundredths of a pixel.
+    What it says differs from the model's by rounding: some thousandths of a score, some hundredths of a pixel. On a GPU
+    it keeps the thresholds and the like that its heads had at the first batch of a shape.
 
     Args:
         model: it is left alone.
@@ -87,10 +90,11 @@ def fold_norms(module: nn.Module) -> None:
 class Graphs:
     """A function of images and sizes, recorded once a shape as a CUDA graph and replayed: the device never waits.
 
+    More than `_MOST_SHAPES` shapes are computed without a graph. What is given are tensors of inference mode.
+
     Args:
         function: it gives tensors, or mappings of such, by head.
-        otherwise: called where there is no graph, of more shapes than `_MOST_SHAPES` or if `function` waits for the
-            device; None: `function`.
+        otherwise: called if `function` waits for the device, which a graph cannot; None: `function`.
     """
 
     def __init__(self, function: Function, otherwise: Function | None = None) -> None:
@@ -100,28 +104,31 @@ class Graphs:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, Any]:
-        shape = images.shape
+        shape, sizes = images.shape, sizes.to(images.device)
         if shape not in self.recorded and not self.refused and len(self.recorded) < _MOST_SHAPES:
             try:
                 self.recorded[shape] = _Recorded(self.function, images, sizes)
-            except WaitsError:
+            except WaitsError as error:
+                LOGGER.info(f"no CUDA graph is made of what waits for the GPU ({error})")
                 self.refused = True
+        if self.refused:
+            return self.otherwise(images, sizes)
         made = self.recorded.get(shape)
-        return self.otherwise(images, sizes) if made is None else made(images, sizes)
+        return self.function(images, sizes) if made is None else made(images, sizes)
 
 
 class _Recorded:
     def __init__(self, function: Function, images: Tensor, sizes: Tensor) -> None:
-        self.images, self.sizes = images.clone(), sizes.to(images.device, copy=True)
+        self.images, self.sizes = images.clone(), sizes.clone()
         beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream(images.device))
         with torch.cuda.stream(beside):
             warm_up(lambda: function(self.images, self.sizes))
-        torch.cuda.current_stream(images.device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may be sending the next images meanwhile.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=beside, capture_error_mode="thread_local"):
             self.given = function(self.images, self.sizes)
+        torch.cuda.current_stream(images.device).wait_stream(beside)
 
     def __call__(self, images: Tensor, sizes: Tensor) -> dict[str, Any]:
         self.images.copy_(images)

@@ -102,8 +102,8 @@ def build_model(
 
 
 def backbone_weights(weights: Any) -> str | None:
-    """The `weights` of a configuration as a backbone takes them: None for none, for auto as long as none ship, and for
-    those of a run, which are the whole model's (`visionkit.transfer`).
+    """The `weights` of a configuration as a backbone takes them: None for none, and for auto and those of a run, which
+    are the whole model's (`visionkit.transfer`).
     """
     if isinstance(weights, Mapping) and "path" not in weights:
         raise ConfigError(

@@ -54,9 +54,7 @@ def _height_width(size: Any) -> list[Any]:
 
 
 def _backbone_weights(weights: Any) -> Any:
-    """Return what a backbone takes: a name, a file, or None; no weights are shipped that `auto` could mean, and those
-    of a run are the whole model's.
-    """
+    """Return what a backbone takes: a name, a file, or None: `auto` and a run mean the whole model's weights."""
     path = weights.get("path") if OmegaConf.is_dict(weights) else weights
     return None if path in ("none", "auto") or Path(str(path)).is_dir() else path
 

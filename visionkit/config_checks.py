@@ -243,6 +243,9 @@ def _weights_faults(weights: Any) -> list[CodedLine]:
     if not isinstance(weights, Mapping) or not isinstance(weights.get("path"), str):
         told = f"weights={shown(weights)}: none, auto, a name, a file, or {{path: FILE, mean: […], std: […]}} is wanted"
         return [CodedLine(told, "value-unfit")]
+    if weights["path"] in ("none", "auto"):
+        told = f"weights.path={weights['path']}: a file, a run or a name is wanted; or weights={weights['path']} alone"
+        return [CodedLine(told, "value-unfit")]
     known = ("path", "mean", "std")
     return [
         CodedLine(f"weights.{key}: there is no such key{did_you_mean(key, known)}", "key-unknown")
@@ -258,7 +261,7 @@ def _wiring_faults(values: Mapping[str, Any]) -> list[CodedLine]:
         if name is not None and name not in takers and values.get(f"optim.{argument}") is not None:
             told = f"optim.{argument}: {name} takes no {argument}; use optim={', optim='.join(takers)}"
             faults.append(CodedLine(told, "key-not-taken"))
-    if values.get("weights") == "none":
+    if values.get("weights") in (None, "none"):
         for key, held in (("model.freeze", values.get("model.freeze") not in (None, "none")),
                           ("model.norm", values.get("model.norm") == "frozen")):  # fmt: skip
             if held:

@@ -50,7 +50,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "optimizers": ("visionkit.listing_choices", "optimizers", "each has its own optim.lr and other keys"),
     "schedules": ("visionkit.listing_choices", "schedules", "of the learning rate"),
     "augmentations": ("visionkit.listing_choices", "augmentations", "each task has one that it takes by itself"),
-    "weights": ("visionkit.listing_networks", "weights", "also weights=FILE (a state dict) and weights=RUN"),
+    "weights": ("visionkit.listing_networks", "weights", "also weights=auto, FILE (a state dict) and RUN"),
     "metrics": ("visionkit.listing_choices", "metrics", "engine.select=HEAD/METRIC chooses the best checkpoint by it"),
 }
 """Each kind's module and function, and a note on it."""

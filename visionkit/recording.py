@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 
 import torch
 
 _TIMES = 3
+_ALONE = threading.Lock()
+"""Held while torch's mode, which is one for all threads, is another than before."""
 
 
 class WaitsError(Exception):
@@ -17,13 +20,14 @@ class WaitsError(Exception):
 def warm_up(call: Callable[[], object]) -> None:
     """Call what is to be recorded, since what only a first call does must not be.
 
+    For some milliseconds torch refuses to wait for a device, in all threads: one that waits meanwhile has an error.
+
     Raises:
         WaitsError
     """
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings():
+    with _ALONE, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
-        _warm_up(call, before)
+        _warm_up(call, torch.cuda.get_sync_debug_mode())
 
 
 def _warm_up(call: Callable[[], object], before: int) -> None:

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from visionkit.engine.checkpoint import open_checkpoint
+from visionkit.errors import ConfigError
+from visionkit.plain_files import Unreadable
 from visionkit.tensor_files import read_safetensors
 
 FOLDER = Path(__file__).parent / "pretrained"
@@ -40,13 +42,24 @@ class Shipped:
         return f"visionkit's own {self.file.stem}, pretrained on generated scenes"
 
     def weights(self) -> dict[str, Tensor]:
-        """Its state dict: float32, on the CPU."""
-        return {name: _whole(value) for name, value in read_safetensors(self.file).items()}
+        """Its state dict: float32, on the CPU.
+
+        Raises:
+            ConfigError: the file is not whole.
+        """
+        try:
+            return {name: _whole(value) for name, value in read_safetensors(self.file).items()}
+        except Unreadable as error:
+            raise _broken(self.file, error) from error
 
 
 @functools.cache
 def shipped_models() -> tuple[Shipped, ...]:
-    """All of them; where two fit a model alike, the first is meant to be taken."""
+    """All of them; where two fit a model alike, the first is meant to be taken.
+
+    Raises:
+        ConfigError: a file is not there, or not whole.
+    """
     files = [FOLDER / f"{name}.safetensors" for name in ("segmenter_csp_nano", "detector_csp_nano")]
     return tuple(Shipped(file, _description(file)) for file in files)
 
@@ -65,9 +78,19 @@ def ship(run: str | Path, file: str | Path) -> None:
 
 
 def _description(file: Path) -> dict[str, Any]:
-    with safe_open(file, "pt") as opened:
-        description: dict[str, Any] = json.loads(opened.metadata()["description"])
+    try:
+        with safe_open(file, "pt") as opened:
+            description: dict[str, Any] = json.loads(opened.metadata()["description"])
+    except Exception as error:  # a SafetensorError, or what its absence is
+        raise _broken(file, error) from error
     return description
+
+
+def _broken(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"weights=auto: {file}: not readable ({error}); install visionkit anew, or type weights=none",
+        code="installation-broken",
+    )
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ HELP: Mapping[str, ToolHelp] = {
     "probe": ToolHelp(
         {
             "data.root=DIR": _DATA,
-            "backbone=NAME": "the network whose features are judged, with weights=NAME|FILE|RUN",
+            "backbone=NAME": "the network whose features are judged, with weights=auto|NAME|FILE|RUN",
             "checkpoint=DIR": f"in place of a backbone: {_CHECKPOINT}",
             "kind=linear|knn": "the classifier on the features; knn takes k=5",
             "run_dir=DIR": "where the numbers go",
@@ -147,7 +147,7 @@ HELP: Mapping[str, ToolHelp] = {
             "depth=N": "rows of the table: 1 a part, more for the layers in it",
         },
         "task=detect backbone=resnet50 depth=2",
-        ("heads=[…]", "weights=none|NAME|FILE|RUN", "image_size=640", "image=FILE"),
+        ("heads=[…]", "weights=none|auto|NAME|FILE|RUN", "image_size=640", "image=FILE"),
     ),
     "doctor": ToolHelp(
         {

@@ -84,6 +84,7 @@ def take_weights(model: VisionModel, description: Mapping[str, Any], weights: An
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged, or its backbone is another.
+        ConfigError: auto, and the files that come with the toolkit are not there.
     """
     if weights in (None, "none"):
         return Taken()
@@ -154,14 +155,15 @@ def _backbone_misfits(model: VisionModel, given: Mapping[str, Tensor]) -> list[s
     return [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
 
 
-def report_weights(taken: Taken, weights: Any, folder: Path) -> None:
+def report_weights(taken: Taken, weights: Any, folder: Path | None = None) -> None:
     """Say in a line what became of the weights, and write a line per tensor into weights.txt of the run folder."""
     fates = taken.fates
     if weights == "auto" and not fates:
         LOGGER.info("weights=auto: none are shipped for this model; it starts from random ones")
     if not fates:
         return
-    (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")
+    if folder is not None:
+        (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")
     path = weights["path"] if isinstance(weights, Mapping) else weights
     source = f"weights=auto: {taken.shipped}" if taken.shipped else f"weights {path}"
     count = {fate: sum(one.fate == fate for one in fates) for fate in ("kept", "replaced", "left")}
@@ -170,7 +172,7 @@ def report_weights(taken: Taken, weights: Any, folder: Path) -> None:
         LOGGER.info(f"weights {path}: taken to expect ImageNet's mean and std; else give weights={{path, mean, std}}")
     said = f"; not as they were: {listed(replaced, 4)}" if replaced else ""
     counts = f"{count['kept']} tensors kept, {count['replaced']} replaced, {count['left']} left"
-    LOGGER.info(f"{source}: {counts} (weights.txt){said}")
+    LOGGER.info(f"{source}: {counts}{' (weights.txt)' if folder is not None else ''}{said}")
 
 
 def _told_of_backbone(model: VisionModel) -> list[Fate]:

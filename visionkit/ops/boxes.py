@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 LOGGER = logging.getLogger("visionkit")
-MOST_BOXES = 4096
+MOST_BOXES = 2048
 """Of an image that `visionkit.ops.suppression_kernel` takes: all are held in one program's registers."""
 MOST_BYTES = 128 << 20
 """Of overlaps of boxes that are held at a time, where all are made at once."""
@@ -105,7 +105,7 @@ def non_maximum_suppression(
         kept: Tensor = suppress(boxes, labels, candidates, threshold, labels.shape[1] if most is None else most)
         return kept
     if boxes.device.type == "cuda":
-        kernel = _kernel()
+        kernel = _kernel(boxes.device)
         if kernel is not None and 0 < labels.shape[1] <= MOST_BOXES:
             return kernel(boxes, labels, candidates, threshold, most)
         return suppressed_together(boxes, labels, candidates, threshold, most)
@@ -113,8 +113,8 @@ def non_maximum_suppression(
 
 
 @functools.cache
-def _kernel() -> Callable[..., Tensor] | None:
-    """`visionkit.ops.suppression_kernel.suppressed`, once it was seen to work here."""
+def _kernel(device: torch.device) -> Callable[..., Tensor] | None:
+    """`visionkit.ops.suppression_kernel.suppressed`, once it was seen to work on the device."""
     generator = torch.Generator().manual_seed(0)
     corners = 100 * torch.rand(2, 600, 2, generator=generator)
     boxes = torch.cat([corners, corners + 40 * torch.rand(2, 600, 2, generator=generator)], -1)
@@ -124,10 +124,12 @@ def _kernel() -> Callable[..., Tensor] | None:
         with warnings.catch_warnings(action="ignore"):  # of Triton, about the next one
             from visionkit.ops.suppression_kernel import suppressed
 
-            found = suppressed(boxes.cuda(), labels.cuda(), candidates.cuda(), 0.5, 300)
+            found = suppressed(boxes.to(device), labels.to(device), candidates.to(device), 0.5, 300)
         if torch.equal(found.cpu(), suppressed_in_turn(boxes, labels, candidates, 0.5, 300)):
             return suppressed
         fault = "a wrong answer"
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # what Triton, its compiler or the device's driver meets
         fault = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     LOGGER.info(

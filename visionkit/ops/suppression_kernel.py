@@ -16,7 +16,7 @@ _WARPS = 8
 def suppressed(boxes: Tensor, labels: Tensor, candidates: Tensor, threshold: float, most: int | None) -> Tensor:
     """As `visionkit.ops.boxes.non_maximum_suppression`, of up to `visionkit.ops.boxes.MOST_BOXES` boxes an image."""
     images, count = labels.shape
-    keep = torch.zeros_like(candidates, dtype=torch.uint8)
+    keep = torch.zeros((images, count), dtype=torch.uint8, device=boxes.device)
     limit = torch.full((1,), threshold, dtype=torch.float64, device=boxes.device)  # Triton would round a number
     with torch.cuda.device(boxes.device):  # Triton takes the current one
         _suppress[(images,)](
