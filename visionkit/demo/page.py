@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ footer { display: none !important; }
 """
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """The fields that a person fills in, each a component of Gradio."""
+
+    image: Any
+    heads: Any
+    least: Any
+    classes: Any
+    tiles: Any
+    views: Any
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The fields that tell what was found, each a component of Gradio."""
+
+    status: Any
+    picture: Any
+    found: Any
+    files: Any
+
+
 def build_page(looker: Looker, *, title: str, subtitle: str, score: float) -> Any:
     """Return the page, a `gradio.Blocks`, not yet launched.
 
@@ -57,75 +80,94 @@ def build_page(looker: Looker, *, title: str, subtitle: str, score: float) -> An
     """
     import gradio
 
-    heads, names = _heads_and_names(looker.predictor.classes)
     with gradio.Blocks(title=f"visionkit: {title}", delete_cache=(_KEPT // 4, _KEPT)) as page:
         gradio.HTML(f'<h2 class="vk-title">{html.escape(title)} <small>{html.escape(subtitle)}</small></h2>')
         look = gradio.State(None, time_to_live=_KEPT, delete_callback=forget)
         with gradio.Row():
             with gradio.Column(scale=2, min_width=280, elem_id="asked"):
-                image = _image_field(gradio, looker.predictor.decoding)
-                shown_heads = gradio.CheckboxGroup(heads, value=heads, label="Heads", visible=len(heads) > 1)
-                least = gradio.Slider(
-                    0, 1, value=score, step=0.01, label="Least score of an object", visible=looker.tells_of_parts
-                )
-                classes = gradio.Dropdown(names, value=[], multiselect=True, label="Classes", info="None chosen: all")
-                tiles = gradio.Checkbox(
-                    label=f"In tiles of {looker.tile} pixels, too",
-                    info="For small objects in large images",
-                    visible=looker.tells_of_parts,
-                )
-                views = gradio.Checkbox(label="Mirrored and larger, too", info="Slower and better")
+                asked = _asked(gradio, looker, score)
             with gradio.Column(scale=3, min_width=280, elem_id="answered"):
-                status = gradio.HTML(_told("Drop an image, or choose one."), elem_id="status")
-                picture = gradio.Image(
-                    type="filepath",
-                    interactive=False,
-                    show_label=False,
-                    buttons=["download", "fullscreen"],
-                    alt_text="The image with what was found drawn into it",
-                    elem_id="picture",
-                )
-                found = gradio.HTML("", elem_id="found")
-                files = gradio.File(
-                    label="What is shown, to download",
-                    file_count="multiple",
-                    interactive=False,
-                    visible=False,
-                    elem_id="files",
-                )
-        one_at_a_time: dict[str, Any] = {
-            "concurrency_id": "model",
-            "concurrency_limit": 1,
-            "api_visibility": "undocumented",
-        }
-        gradio.on(
-            [image.change, tiles.change, views.change],
-            lambda *given: _look(looker, *given),
-            [image, tiles, views, look],
-            [look, status],
-            preprocess=False,  # Gradio would open the file, and fail in its own words
-            api_name="look",
-            show_progress_on=picture,
-            **one_at_a_time,
-        ).then(
-            lambda *given: _view(looker, gradio, *given),
-            [look, shown_heads, classes, least],
-            [picture, found, files],
-            api_name="view",
-            **one_at_a_time,
-        )
-        gradio.on(
-            [shown_heads.change, classes.change, least.change],
-            lambda *given: _view(looker, gradio, *given),
-            [look, shown_heads, classes, least],
-            [picture, found, files],
-            api_name="choose",
-            trigger_mode="always_last",
-            show_progress="hidden",
-            **one_at_a_time,
-        )
+                answered = _answered(gradio)
+        _answer_changes(gradio, looker, look, asked, answered)
     page.queue(max_size=_WAITING)
     return page
+
+
+def _asked(gradio: Any, looker: Looker, score: float) -> _Asked:
+    """Place the fields in the column that is open, in the order in which they are made."""
+    heads, names = _heads_and_names(looker.predictor.classes)
+    return _Asked(
+        image=_image_field(gradio, looker.predictor.decoding),
+        heads=gradio.CheckboxGroup(heads, value=heads, label="Heads", visible=len(heads) > 1),
+        least=gradio.Slider(
+            0, 1, value=score, step=0.01, label="Least score of an object", visible=looker.tells_of_parts
+        ),
+        classes=gradio.Dropdown(names, value=[], multiselect=True, label="Classes", info="None chosen: all"),
+        tiles=gradio.Checkbox(
+            label=f"In tiles of {looker.tile} pixels, too",
+            info="For small objects in large images",
+            visible=looker.tells_of_parts,
+        ),
+        views=gradio.Checkbox(label="Mirrored and larger, too", info="Slower and better"),
+    )
+
+
+def _answered(gradio: Any) -> _Answered:
+    """Place the fields in the column that is open, in the order in which they are made."""
+    return _Answered(
+        status=gradio.HTML(_told("Drop an image, or choose one."), elem_id="status"),
+        picture=gradio.Image(
+            type="filepath",
+            interactive=False,
+            show_label=False,
+            buttons=["download", "fullscreen"],
+            alt_text="The image with what was found drawn into it",
+            elem_id="picture",
+        ),
+        found=gradio.HTML("", elem_id="found"),
+        files=gradio.File(
+            label="What is shown, to download",
+            file_count="multiple",
+            interactive=False,
+            visible=False,
+            elem_id="files",
+        ),
+    )
+
+
+def _answer_changes(gradio: Any, looker: Looker, look: Any, asked: _Asked, answered: _Answered) -> None:
+    """Look again where the image or the way of looking changes; where what is chosen of it does, only show again.
+
+    look: the `gradio.State` that keeps the last `Look`.
+    """
+    one_at_a_time: dict[str, Any] = {
+        "concurrency_id": "model",
+        "concurrency_limit": 1,
+        "api_visibility": "undocumented",
+    }
+    show: dict[str, Any] = {
+        "fn": lambda *given: _view(looker, gradio, *given),
+        "inputs": [look, asked.heads, asked.classes, asked.least],
+        "outputs": [answered.picture, answered.found, answered.files],
+        **one_at_a_time,
+    }
+    gradio.on(
+        [asked.image.change, asked.tiles.change, asked.views.change],
+        lambda *given: _look(looker, *given),
+        [asked.image, asked.tiles, asked.views, look],
+        [look, answered.status],
+        preprocess=False,  # Gradio would open the file, and fail in its own words
+        api_name="look",
+        show_progress_on=answered.picture,
+        **one_at_a_time,
+    ).then(api_name="view", **show)
+    gradio.on(
+        [asked.heads.change, asked.classes.change, asked.least.change],
+        api_name="choose",
+        trigger_mode="always_last",
+        show_progress="hidden",
+        **show,
+    )
 
 
 def _image_field(gradio: Any, decoding: Decoding) -> Any:

@@ -61,25 +61,43 @@ def create_optimizer(
     hidden = parameter_groups(matrices, lr, weight_decay, l1, rates)
     others = parameter_groups(_others(model, matrices), lr, weight_decay, l1, rates)
     fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    both = (0.9, 0.999) if betas is None else (betas[0], betas[1])
-    optimizer: torch.optim.Optimizer
-    if hidden:
-        optimizer = Muon(hidden, others, lr=lr, momentum=0.95 if momentum is None else momentum, betas=both)
-    elif name in ("adamw", "muon"):  # a model without hidden matrices has nothing for Muon to do
-        optimizer = torch.optim.AdamW(others, lr=lr, betas=both, fused=fused)
-    elif name == "adam":
-        optimizer = torch.optim.Adam(others, lr=lr, betas=both, fused=fused)
-    elif name == "rmsprop":
-        optimizer = torch.optim.RMSprop(others, lr=lr, alpha=0.99 if alpha is None else alpha, momentum=momentum or 0.0)
-        optimizer.register_step_pre_hook(_drop_bad_gradients)
-    else:
-        inertia = 0.0 if name == "sgd" else 0.9 if momentum is None else momentum
-        optimizer = torch.optim.SGD(others, lr=lr, momentum=inertia, nesterov=inertia > 0, fused=fused)
-        if inertia:
-            optimizer.register_step_pre_hook(_begin_momentum)
+    optimizer = _of_name(name, hidden, others, lr=lr, momentum=momentum, betas=betas, alpha=alpha, fused=fused)
     if l1:
         optimizer.register_step_post_hook(_draw_to_zero)
     return optimizer
+
+
+def _of_name(
+    name: str,
+    hidden: list[dict[str, Any]],
+    others: list[dict[str, Any]],
+    *,
+    lr: float,
+    momentum: float | None,
+    betas: Sequence[float] | None,
+    alpha: float | None,
+    fused: bool,
+) -> torch.optim.Optimizer:
+    """The optimizer itself over ready groups, with its defaults for what is None.
+
+    hidden: the groups that Muon steps; empty for every other name.
+    """
+    both = (0.9, 0.999) if betas is None else (betas[0], betas[1])
+    if hidden:
+        return Muon(hidden, others, lr=lr, momentum=0.95 if momentum is None else momentum, betas=both)
+    if name in ("adamw", "muon"):  # a model without hidden matrices has nothing for Muon to do
+        return torch.optim.AdamW(others, lr=lr, betas=both, fused=fused)
+    if name == "adam":
+        return torch.optim.Adam(others, lr=lr, betas=both, fused=fused)
+    if name == "rmsprop":
+        rmsprop = torch.optim.RMSprop(others, lr=lr, alpha=0.99 if alpha is None else alpha, momentum=momentum or 0.0)
+        rmsprop.register_step_pre_hook(_drop_bad_gradients)
+        return rmsprop
+    inertia = 0.0 if name == "sgd" else 0.9 if momentum is None else momentum
+    sgd = torch.optim.SGD(others, lr=lr, momentum=inertia, nesterov=inertia > 0, fused=fused)
+    if inertia:
+        sgd.register_step_pre_hook(_begin_momentum)
+    return sgd
 
 
 def parameter_groups(

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from visionkit.data.decode import IMAGE_SUFFIXES, decode
+from visionkit.data.decode import decode
 from visionkit.data.fingerprint import LabelFiles
-from visionkit.data.readers.lists import numbered_lines
 from visionkit.data.readers.mask_files import mask_faults
 from visionkit.data.readers.mask_objects import ImageObjects, MaskTable, make_mask_table
 from visionkit.data.readers.names import Names
@@ -28,6 +27,7 @@ from visionkit.data.readers.source import (
     whole_images,
 )
 from visionkit.data.readers.splits import Division, Lists, Positions, unknown_split, unused_splits
+from visionkit.data.readers.voc_files import find_folder, images_by_stem, listed_names, stems
 from visionkit.data.readers.voc_masks import (
     VocMasks,
     class_mask,
@@ -196,7 +196,7 @@ class Voc:
     def _annotations(self) -> Path | None:
         """The folder of the XML files, which masks can do without."""
         if self.kind == "boxes":
-            return _folder(self.root, "Annotations", "annotations")
+            return find_folder(self.root, "Annotations", "annotations")
         for name in ("SegmentationClass", "SegmentationObject")[: 2 if "masks" in self.fields else 1]:
             if not (self.root / name).is_dir():
                 raise DataError(
@@ -212,36 +212,20 @@ class Voc:
             file = lists / f"{self.split}.txt"
             if not file.is_file():
                 raise unknown_split(self.split, (entry.stem for entry in lists.glob("*.txt")), lists)
-            return self._listed(file)
+            names, faults = listed_names(file)
+            self.problems += faults
+            return names
         if self.kind == "boxes":
             assert annotations is not None
-            names = _stems(annotations, "*.xml")
+            names = stems(annotations, "*.xml")
         else:
-            names = _stems(self.root / "SegmentationClass", "*.png")
-        folder = _folder(self.root, "JPEGImages", "images").name
+            names = stems(self.root / "SegmentationClass", "*.png")
+        folder = find_folder(self.root, "JPEGImages", "images").name
         chosen = division.choose({name: f"{folder}/{name}" for name in names}, self.root)
         own = sorted(entry.stem for entry in lists.glob("*.txt")) if lists.is_dir() else []
         self.notes += [*chosen.notes, *unused_splits(own)]
         self.problems += chosen.problems
         return chosen.names
-
-    def _listed(self, file: Path) -> list[str]:
-        names: dict[str, int] = {}
-        for number, name in numbered_lines(file):
-            where = f"line {number}"
-            if name in names:
-                fault = f"'{name}' stands in line {names[name]} already"
-                self.problems.append(Problem(str(file), where, fault, "remove the line", "list-entry"))
-            elif Path(name).is_absolute() or ".." in Path(name).parts:
-                mend = "give a name inside Annotations"
-                self.problems.append(Problem(str(file), where, f"'{name}' leaves the folder", mend, "path-outside"))
-            else:
-                names[name] = number
-        if not names:
-            raise DataError(
-                f"{file}: the list is empty; write one image name per line, without its ending", code="split-empty"
-            )
-        return list(names)
 
     def _records(self, annotations: Path | None, names: Sequence[str]) -> dict[str, VocRecord]:
         """The annotation file of each image; for masks, which can do without, one that is not there says nothing."""
@@ -278,8 +262,8 @@ class Voc:
 
     # -------------------------------------------------------------------------------------------- images and objects
     def _keep_images(self, names: list[str], records: Mapping[str, VocRecord]) -> None:
-        folder = _folder(self.root, "JPEGImages", "images")
-        files = _images_by_stem(folder)
+        folder = find_folder(self.root, "JPEGImages", "images")
+        files = images_by_stem(folder)
         numbers, paths, recorded = [], [], []
         for number, name in enumerate(names, 1):
             fault = records[name].problem or self._image_fault(records[name], files.get(name, []), folder, name)
@@ -383,28 +367,6 @@ class Voc:
         self.file_names = [self.file_names[index] for index in kept]
         self._sizes = [self._sizes[index] for index in kept]
         self._names_kept = [self._names_kept[index] for index in kept]
-
-
-# ---------------------------------------------------------------------------------------------------------- the files
-def _folder(root: Path, *names: str) -> Path:
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    raise DataError(
-        f"{root}: no folder {names[0]}; for Pascal VOC data.root holds Annotations and JPEGImages", code="set-unusable"
-    )
-
-
-def _stems(folder: Path, pattern: str) -> list[str]:
-    return sorted(entry.stem for entry in folder.glob(pattern) if not entry.name.startswith("."))
-
-
-def _images_by_stem(folder: Path) -> dict[str, list[str]]:
-    files: dict[str, list[str]] = {}
-    for entry in folder.iterdir():
-        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith("."):
-            files.setdefault(entry.stem, []).append(entry.name)
-    return files
 
 
 def _numbers(box: Box) -> str:
