@@ -87,7 +87,7 @@ def non_maximum_suppression(
 ) -> Tensor:
     """Say which boxes no better kept one of the same label overlaps above `threshold`: greedy suppression.
 
-    Both ways of doing it keep the same boxes; overlaps are float64 in both.
+    However it is done, on a CPU, by operators or by a kernel, the same boxes are kept; overlaps are float64.
 
     Args:
         boxes: (B, K, 4) of B images, the best first.
