@@ -83,6 +83,21 @@ def test_a_run_says_what_it_starts_from(runs, capsys):
     assert "weights=auto: none are shipped for this model; it starts from random ones" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("width", "said"), [("1.0", f"visionkit's own {DETECTOR}"), ("0.25", "none are shipped")])
+def test_inspect_model_says_what_it_starts_from(runs, capsys, width, said):
+    typed = ("task=detect", "data=shapes", f"model.width={width}", "image_size=64", "weights=auto")
+    assert cli.main(["inspect_model", *typed, "data.reader.count={train: 4, val: 4, test: 4}"]) == 0
+    assert f"weights=auto: {said}" in capsys.readouterr().out
+
+
+def test_probe_says_what_it_starts_from(runs, capsys):
+    pytest.importorskip("sklearn")
+    typed = ("data=shapes", "backbone=csp_nano", "model.width=1.0", "image_size=64", "weights=auto", "data.workers=0")
+    counts = "data.reader.count={train: 40, val: 20, test: 20}"
+    assert cli.main(["probe", *typed, counts, "data.objects=1", "device=cpu", "run_dir=probe"]) == 0
+    assert f"weights=auto: visionkit's own {SEGMENTER}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("typed", ["model.freeze=backbone", "model.norm=frozen"])
 def test_what_is_random_is_not_frozen(typed):
     from visionkit.engine.distributed import ALONE

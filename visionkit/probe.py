@@ -27,7 +27,7 @@ from visionkit.errors import ConfigError, DataError, listed
 from visionkit.features import FeatureFile, batch_features, feature_spec, read_features
 from visionkit.interfaces import Reader
 from visionkit.model import VisionModel
-from visionkit.transfer import report_weights
+from visionkit.transfer import told_of_weights
 
 _STRENGTHS = tuple(10.0**power for power in range(-5, 2))
 """Of which the linear probe takes the one that cross-validation on its training images finds best."""
@@ -174,7 +174,8 @@ def _features_of_run(cfg: DictConfig) -> dict[str, FeatureFile]:
     description = describe_model(cfg, readers["train"])
     torch.manual_seed(cfg.seed)
     model, taken = begun_model(cfg, description, ALONE, device)
-    report_weights(taken, cfg.weights)
+    for line in told_of_weights(taken, cfg.weights):
+        print(line)
     role = cfg.data.split or ("test" if "test" in readers else "val")
     chosen = {"train": readers["train"], role: readers[role] if role in readers else build_reader(cfg.data, role)}
     return _computed(model, chosen, cfg, cfg.data, device, channels_last=cfg.engine.channels_last)

@@ -155,24 +155,32 @@ def _backbone_misfits(model: VisionModel, given: Mapping[str, Tensor]) -> list[s
     return [name for name, value in own.items() if name not in given or given[name].shape != value.shape]
 
 
-def report_weights(taken: Taken, weights: Any, folder: Path | None = None) -> None:
-    """Say in a line what became of the weights, and write a line per tensor into weights.txt of the run folder."""
+def report_weights(taken: Taken, weights: Any, folder: Path) -> None:
+    """Say what became of the weights, and write a line per tensor into weights.txt of the run folder."""
+    for line in told_of_weights(taken, weights, " (weights.txt)"):
+        LOGGER.info(line)
+    if taken.fates:
+        (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in taken.fates), encoding="utf-8")
+
+
+def told_of_weights(taken: Taken, weights: Any, where: str = "") -> list[str]:
+    """What became of the `weights` of a configuration, in lines; none of no weights. where: it stands in full."""
     fates = taken.fates
-    if weights == "auto" and not fates:
-        LOGGER.info("weights=auto: none are shipped for this model; it starts from random ones")
     if not fates:
-        return
-    if folder is not None:
-        (folder / "weights.txt").write_text("".join(f"{fate}\n" for fate in fates), encoding="utf-8")
+        none = "weights=auto: none are shipped for this model; it starts from random ones"
+        return [none] if weights == "auto" else []
     path = weights["path"] if isinstance(weights, Mapping) else weights
-    source = f"weights=auto: {taken.shipped}" if taken.shipped else f"weights {path}"
     count = {fate: sum(one.fate == fate for one in fates) for fate in ("kept", "replaced", "left")}
     replaced = [one.tensor for one in fates if one.fate == "replaced" or one.why]
-    if not isinstance(weights, Mapping) and Path(path).is_file():
-        LOGGER.info(f"weights {path}: taken to expect ImageNet's mean and std; else give weights={{path, mean, std}}")
+    source = f"weights=auto: {taken.shipped}" if taken.shipped else f"weights {path}"
     said = f"; not as they were: {listed(replaced, 4)}" if replaced else ""
     counts = f"{count['kept']} tensors kept, {count['replaced']} replaced, {count['left']} left"
-    LOGGER.info(f"{source}: {counts}{' (weights.txt)' if folder is not None else ''}{said}")
+    lines = [f"{source}: {counts}{where}{said}"]
+    if not isinstance(weights, Mapping) and Path(path).is_file():
+        lines.insert(
+            0, f"weights {path}: taken to expect ImageNet's mean and std; else give weights={{path, mean, std}}"
+        )
+    return lines
 
 
 def _told_of_backbone(model: VisionModel) -> list[Fate]:

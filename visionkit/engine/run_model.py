@@ -29,17 +29,18 @@ def begun_model(
     """The model as training begins, and what it took of `cfg.weights`.
 
     Raises:
-        ConfigError: parts that do not fit each other, or norms that this device cannot synchronise.
+        ConfigError: parts that do not fit each other, norms that this device cannot synchronise, or random weights that
+            are to be held still.
         CheckpointError: weights that are missing or do not fit.
     """
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
     taken = take_weights(model, description, cfg.weights)
     if cfg.weights == "auto" and not taken.fates:
-        for key, value, free in (("model.freeze", cfg.model.freeze, "none"), ("model.norm", cfg.model.norm, "auto")):
-            if value not in (free, "live", "sync"):
+        for key, held in (("freeze", cfg.model.freeze != "none"), ("norm", cfg.model.norm == "frozen")):
+            if held:
                 raise ConfigError(
-                    f"{key}={value}: weights=auto: none are shipped for this model, so they are random; give "
-                    "weights=NAME, FILE or RUN",
+                    f"model.{key}={cfg.model[key]}: weights=auto: none are shipped for this model, so they are random; "
+                    "give weights=NAME, FILE or RUN",
                     code="value-missing",
                 )
     if norm_mode(cfg, processes, device) == "sync":

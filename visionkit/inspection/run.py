@@ -27,7 +27,7 @@ from visionkit.model import VisionModel
 from visionkit.report.architecture import plot_model
 from visionkit.report.learned import plot_evidence, plot_filters, plot_maps
 from visionkit.report.sheet import displayable
-from visionkit.transfer import report_weights, take_weights
+from visionkit.transfer import take_weights, told_of_weights
 
 _NOTES = """\
 stride and receptive field: in pixels of the image, as if it had no ends; all: all of the image
@@ -102,7 +102,8 @@ def _model(cfg: DictConfig) -> tuple[VisionModel, list[str]]:
     description = describe_model(cfg, reader)
     model = build_model(description, weights=backbone_weights(cfg.weights), allow=None)
     taken = take_weights(model, description, cfg.weights)
-    report_weights(taken, cfg.weights)
+    for line in told_of_weights(taken, cfg.weights):
+        print(line)
     kept = {fate.tensor for fate in taken.fates if fate.fate == "kept"}
     parts = {"backbone": model.backbone, "neck": model.neck, **model.heads}
     names = [name for name, part in parts.items() if part is not None and list(part.parameters())]
